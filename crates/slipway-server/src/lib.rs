@@ -1,0 +1,1 @@
+//! Catalogue, people, tasks, routes; the only SQL

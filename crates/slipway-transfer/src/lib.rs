@@ -1,0 +1,1 @@
+//! What to fetch or send, in which order, over how many connections
