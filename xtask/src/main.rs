@@ -1,1 +1,61 @@
-fn main() {}
+//! The repository's chores and gates: `cargo xtask --help` lists them.
+
+mod demo;
+mod dist;
+mod layers;
+mod licences;
+mod postgres;
+mod run;
+mod sizes;
+mod test;
+mod tools;
+
+use clap::{Parser, Subcommand};
+
+/// The repository's chores and gates.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask test\n  cargo xtask test --all"
+)]
+struct Args {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Build, start a server, push two versions of an image, flash one over the other, verify
+    Demo(demo::DemoArgs),
+    /// Every gate and every test that fits in CI; --all for all of them
+    Test(test::TestArgs),
+    /// Build the static slipway-agent into target/dist
+    Dist,
+    /// Check that no crate depends on one that it must not know
+    Layers,
+    /// Check that long files and functions are listed with a reason
+    Sizes,
+    /// Check licences and banned crates of everything that is linked
+    Licences,
+}
+
+fn main() -> std::process::ExitCode {
+    match chore_run(Args::parse().chore) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn chore_run(chore: Chore) -> anyhow::Result<()> {
+    match chore {
+        Chore::Demo(args) => demo::demo_run(&args),
+        Chore::Test(args) => test::test_run(&args),
+        Chore::Dist => dist::agent_build().map(|path| println!("{}", path.display())),
+        Chore::Layers => layers::layers_check(),
+        Chore::Sizes => sizes::sizes_check(),
+        Chore::Licences => licences::licences_check(),
+    }
+}
