@@ -66,8 +66,8 @@ pub struct Task {
     pub attempt: u32,
     /// What it works on, as a reference or id.
     pub object: String,
-    /// Who asked for it.
-    pub created_by: AccountOrServer,
+    /// The name of the account that asked for it, or `server`.
+    pub created_by: String,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it was last begun.
@@ -82,5 +82,3 @@ pub struct Task {
     pub result: Option<serde_json::Value>,
 }
 
-/// The name of an account, or `server` for what the server does by itself.
-pub type AccountOrServer = String;
