@@ -49,6 +49,8 @@ codes! {
     NotFound = "not_found", 404, 3;
     /// The path exists but not with this method.
     MethodNotAllowed = "method_not_allowed", 405, 2;
+    /// The request's body stopped coming, or came too slowly.
+    TimedOut = "timed_out", 408, 8;
     /// The name is taken.
     NameTaken = "name_taken", 409, 5;
     /// Another change came first, or the state does not allow this.
