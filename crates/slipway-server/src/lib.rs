@@ -1,1 +1,4 @@
 //! Catalogue, people, tasks, routes; the only SQL
+
+pub mod scope;
+pub mod secret;
