@@ -1,0 +1,27 @@
+//! Disks and files as targets and sources of images.
+//!
+//! A target is opened with [`target_open`], which refuses everything that would hurt (a mounted disk, the
+//! system's own, a smaller one, another sector size), is compared through [`Target::read`], and changed only through
+//! [`Writing`], which keeps an interrupted target from booting: see [`Writing::seal`].
+
+mod aligned;
+mod error;
+mod faults;
+mod guard;
+mod ioctl;
+mod medium;
+mod open;
+mod seal;
+mod source;
+mod sysfs;
+mod target;
+mod touched;
+mod writing;
+
+pub use error::{DiskError, TargetError};
+pub use faults::{Fault, Faults, Op};
+pub use open::{Shape, TargetOptions, target_open};
+pub use seal::Sealed;
+pub use source::SparseFile;
+pub use target::{Target, TargetFacts, TargetKind};
+pub use writing::{FLUSH_EVERY, Writing};
