@@ -3,6 +3,7 @@
 //! Every type here is part of the public API under `/api/v1`: snake_case JSON, times as RFC 3339 in UTC,
 //! sizes in bytes. The server generates its OpenAPI document from these types.
 
+mod client;
 mod code;
 mod image;
 mod name;
@@ -15,6 +16,7 @@ mod task;
 mod upload;
 pub mod wire;
 
+pub use client::{ApiError, BlobRange, Client, ClientConfig, CommitAnswer, ContentPut, ContentStream};
 pub use code::Code;
 pub use image::{
     Channel, ChannelSet, FileSystem, Image, ImageChange, ImageNew, ImageType, Sharing, SharingChange, Version,

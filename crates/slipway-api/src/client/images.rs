@@ -1,0 +1,92 @@
+use super::{ApiError, Client};
+use crate::{
+    Channel, ChannelName, ChannelSet, Image, ImageChange, ImageNew, ImageRef, Page, PageQuery, Sharing, SharingChange,
+};
+use reqwest::Method;
+
+impl super::request::Ask {
+    pub(super) fn page(self, page: &PageQuery) -> Self {
+        let ask = self
+            .query_some("limit", page.limit)
+            .query_some("cursor", page.cursor.as_ref())
+            .query_some("owner", page.owner.as_ref())
+            .query_some("q", page.q.as_ref());
+        match page.trash {
+            true => ask.query("trash", true),
+            false => ask,
+        }
+    }
+}
+
+impl Client {
+    /// The images that the caller may read.
+    pub async fn image_list(&self, page: &PageQuery) -> Result<Page<Image>, ApiError> {
+        self.fetch_json(self.ask(Method::GET, "listing images", &["images"]).page(page)).await
+    }
+
+    /// Makes an image without versions.
+    pub async fn image_create(&self, new: &ImageNew) -> Result<Image, ApiError> {
+        let act = format!("making image {}", new.reference);
+        self.fetch_json(self.ask(Method::POST, act, &["images"]).json(new).keyed()).await
+    }
+
+    /// One image with its versions; with `trash` also those in the trash.
+    pub async fn image_get(&self, image: &ImageRef, trash: bool) -> Result<Image, ApiError> {
+        let ask = self.image_ask(Method::GET, "reading", image, &[]);
+        self.fetch_json(if trash { ask.query("trash", true) } else { ask }).await
+    }
+
+    /// Changes what is given; with `if_match` only if the image has that revision.
+    pub async fn image_change(
+        &self,
+        image: &ImageRef,
+        change: &ImageChange,
+        if_match: Option<u64>,
+    ) -> Result<Image, ApiError> {
+        let ask = self.image_ask(Method::PATCH, "changing", image, &[]).json(change).if_match(if_match);
+        self.fetch_json(ask).await
+    }
+
+    /// Puts an image and its versions in the trash.
+    pub async fn image_trash(&self, image: &ImageRef) -> Result<(), ApiError> {
+        self.fetch_nothing(self.image_ask(Method::DELETE, "deleting", image, &[])).await
+    }
+
+    /// Takes an image out of the trash.
+    pub async fn image_restore(&self, image: &ImageRef) -> Result<Image, ApiError> {
+        self.fetch_json(self.image_ask(Method::POST, "restoring", image, &["restore"]).keyed()).await
+    }
+
+    /// Changes who may read an image; [`Sharing::task`] names the task to wait for when content must move first.
+    pub async fn sharing_change(&self, image: &ImageRef, change: &SharingChange) -> Result<Image, ApiError> {
+        self.fetch_json(self.image_ask(Method::PUT, "sharing", image, &["sharing"]).json(change)).await
+    }
+
+    /// Who may read an image.
+    pub async fn sharing_get(&self, image: &ImageRef) -> Result<Sharing, ApiError> {
+        Ok(self.image_get(image, false).await?.sharing)
+    }
+
+    /// Where a channel points.
+    pub async fn channel_get(&self, image: &ImageRef, name: &ChannelName) -> Result<Channel, ApiError> {
+        self.fetch_json(self.image_ask(Method::GET, "reading a channel of", image, &["channels", name.as_str()])).await
+    }
+
+    /// Points a channel at a version.
+    pub async fn channel_set(&self, image: &ImageRef, name: &ChannelName, version: u64) -> Result<Channel, ApiError> {
+        let ask = self.image_ask(Method::PUT, "setting a channel of", image, &["channels", name.as_str()]);
+        self.fetch_json(ask.json(&ChannelSet { version })).await
+    }
+
+    /// Takes a channel away.
+    pub async fn channel_delete(&self, image: &ImageRef, name: &ChannelName) -> Result<(), ApiError> {
+        let ask = self.image_ask(Method::DELETE, "deleting a channel of", image, &["channels", name.as_str()]);
+        self.fetch_nothing(ask).await
+    }
+
+    pub(super) fn image_ask(&self, method: Method, act: &str, image: &ImageRef, rest: &[&str]) -> super::request::Ask {
+        let mut path = vec!["images", &image.owner, image.slug.as_str()];
+        path.extend(rest);
+        self.ask(method, format!("{act} {image}"), &path)
+    }
+}
