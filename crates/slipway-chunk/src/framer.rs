@@ -14,7 +14,7 @@ type Done = (u64, thread::Result<EncodedFrame>);
 /// workers changes nothing but the time. At most 2 × workers frames are inside (about 0.5 MiB each).
 ///
 /// # Panics
-/// A panic in a worker goes on in the `submit` or `drain` that would have given back its frame.
+/// A panic in a worker goes on in a `submit` or `drain`, and every later one panics too.
 pub struct Framer {
     encode: Encode,
     /// `None` once it is being dropped.
@@ -26,6 +26,8 @@ pub struct Framer {
     submitted: u64,
     given: u64,
     inside_max: u64,
+    /// A frame is lost, so waiting for it would never end.
+    panicked: bool,
 }
 
 impl Framer {
@@ -54,11 +56,13 @@ impl Framer {
             submitted: 0,
             given: 0,
             inside_max: inside_max as u64,
+            panicked: false,
         }
     }
 
     /// Hands in a frame; gives back those that are finished and in turn. Blocks while 2 × workers are inside.
     pub fn submit(&mut self, frame: RawFrame) -> Vec<EncodedFrame> {
+        assert!(!self.panicked, "compressing a frame panicked before");
         let mut out = Vec::new();
         let Some(jobs) = self.jobs.as_ref().filter(|_| !self.workers.is_empty()) else {
             return vec![(self.encode)(&frame)];
@@ -79,6 +83,7 @@ impl Framer {
 
     /// Waits for all frames that are inside.
     pub fn drain(&mut self) -> Vec<EncodedFrame> {
+        assert!(!self.panicked, "compressing a frame panicked before");
         let mut out = Vec::new();
         self.give(&mut out);
         while self.given < self.submitted {
@@ -98,7 +103,10 @@ impl Framer {
             Ok(frame) => {
                 self.ready.insert(number, frame);
             }
-            Err(panic) => resume_unwind(panic),
+            Err(panic) => {
+                self.panicked = true;
+                resume_unwind(panic)
+            }
         }
     }
 
@@ -194,6 +202,8 @@ mod tests {
         let reason = panic.unwrap_err();
         let text = reason.downcast_ref::<String>().unwrap();
         assert!(text.contains("frame five"), "{text}");
+        let again = catch_unwind(AssertUnwindSafe(|| framer.drain()));
+        assert!(again.is_err(), "nobody waits for the lost frame");
         drop(framer);
         assert_eq!(Arc::strong_count(&running), 1, "all workers are gone");
     }
