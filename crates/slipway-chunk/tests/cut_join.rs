@@ -1,5 +1,6 @@
 //! Cutting and joining gives back the image, and the cut depends on nothing but the image and the parameters.
 
+#![allow(clippy::unwrap_used)]
 mod inputs;
 
 use std::collections::HashMap;
@@ -218,7 +219,9 @@ fn sources_that_break_the_rules_are_refused() {
         fn fill(&mut self, buf: &mut [u8]) -> io::Result<Fill> {
             let fill = if self.0.is_empty() { Fill::End } else { self.0.remove(0) };
             if let Fill::Data(len) = fill {
-                buf.get_mut(..len).map(|space| space.fill(1));
+                if let Some(space) = buf.get_mut(..len) {
+                    space.fill(1);
+                }
             }
             Ok(fill)
         }

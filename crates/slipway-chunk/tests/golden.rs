@@ -1,6 +1,7 @@
 //! Golden vectors: fixed inputs, exact bytes. A failure means that images in stores and on disks would be read or named differently: the format has changed.
 //! `docs/format.md` lists the same vectors, for another program to check itself by.
 
+#![allow(clippy::unwrap_used)]
 mod inputs;
 
 use inputs::{Part, Parts, block, cut};

@@ -1,5 +1,6 @@
 //! Decoders meet bytes from anywhere: they never panic, never allocate much more than they were given, and take only the one form that the encoder makes.
 
+#![allow(clippy::unwrap_used)]
 // The test counts what is allocated, which takes an allocator of its own.
 #![allow(unsafe_code)]
 

@@ -1,5 +1,6 @@
 //! What is encoded decodes to the same, and no other bytes decode to it.
 
+#![allow(clippy::unwrap_used)]
 #[path = "inputs/encodings.rs"]
 mod encodings;
 
