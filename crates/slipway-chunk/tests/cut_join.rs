@@ -218,10 +218,10 @@ fn sources_that_break_the_rules_are_refused() {
     impl SparseRead for Script {
         fn fill(&mut self, buf: &mut [u8]) -> io::Result<Fill> {
             let fill = if self.0.is_empty() { Fill::End } else { self.0.remove(0) };
-            if let Fill::Data(len) = fill {
-                if let Some(space) = buf.get_mut(..len) {
-                    space.fill(1);
-                }
+            if let Fill::Data(len) = fill
+                && let Some(space) = buf.get_mut(..len)
+            {
+                space.fill(1);
             }
             Ok(fill)
         }
