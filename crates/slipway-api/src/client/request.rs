@@ -130,21 +130,52 @@ impl Client {
 
     /// Makes the call and reads the whole answer, again if that is allowed and may help.
     pub(super) async fn fetch(&self, ask: Ask, max: usize) -> Result<(StatusCode, HeaderMap, Bytes), ApiError> {
-        self.attempts(&ask, async || {
-            let response = self.attempt(&ask).await?;
-            let (status, headers) = (response.status(), response.headers().clone());
-            let body = body_read(&ask.act, response, max, ask.idle).await.map_err(|why| match why {
-                ApiError::Transport { .. } => Tried::Again(why, None),
-                why => Tried::Final(why),
-            })?;
-            Ok((status, headers, body))
-        })
-        .await
+        let mut made = 0;
+        loop {
+            made += 1;
+            match self.attempt_whole(&ask, max).await {
+                Ok(answer) => return Ok(answer),
+                Err(tried) => tokio::time::sleep(self.pause_before_next(&ask, made, tried)?).await,
+            }
+        }
     }
 
     /// Makes the call and gives the answer with its body still to be read.
     pub(super) async fn open(&self, ask: Ask) -> Result<Response, ApiError> {
-        self.attempts(&ask, async || self.attempt(&ask).await).await
+        let mut made = 0;
+        loop {
+            made += 1;
+            match self.attempt(&ask).await {
+                Ok(answer) => return Ok(answer),
+                Err(tried) => tokio::time::sleep(self.pause_before_next(&ask, made, tried)?).await,
+            }
+        }
+    }
+
+    async fn attempt_whole(&self, ask: &Ask, max: usize) -> Result<(StatusCode, HeaderMap, Bytes), Tried> {
+        let response = self.attempt(ask).await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        match body_read(&ask.act, response, max, ask.idle).await {
+            Ok(body) => Ok((status, headers, body)),
+            Err(why @ ApiError::Transport { .. }) => Err(Tried::Again(why, None)),
+            Err(why) => Err(Tried::Final(why)),
+        }
+    }
+
+    /// How long to wait before attempt `made + 1`, or the error when there shall be none.
+    fn pause_before_next(&self, ask: &Ask, made: u32, tried: Tried) -> Result<Duration, ApiError> {
+        let (why, wished) = match tried {
+            Tried::Final(why) => return Err(why),
+            Tried::Again(why, wished) => (why, wished),
+        };
+        let most = match self.inner.reached.load(Ordering::Relaxed) {
+            true => self.inner.attempts,
+            false => self.inner.attempts.min(3),
+        };
+        match ask.again && made < most {
+            true => Ok(wished.unwrap_or_else(|| pause(made))),
+            false => Err(why),
+        }
     }
 
     pub(super) async fn fetch_json<T: DeserializeOwned>(&self, ask: Ask) -> Result<T, ApiError> {
@@ -155,26 +186,6 @@ impl Client {
 
     pub(super) async fn fetch_nothing(&self, ask: Ask) -> Result<(), ApiError> {
         self.fetch(ask, JSON_MAX).await.map(drop)
-    }
-
-    async fn attempts<T>(&self, ask: &Ask, mut one: impl AsyncFnMut() -> Result<T, Tried>) -> Result<T, ApiError> {
-        let mut made = 0;
-        loop {
-            made += 1;
-            let (why, wished) = match one().await {
-                Ok(answer) => return Ok(answer),
-                Err(Tried::Final(why)) => return Err(why),
-                Err(Tried::Again(why, wished)) => (why, wished),
-            };
-            let most = match self.inner.reached.load(Ordering::Relaxed) {
-                true => self.inner.attempts,
-                false => self.inner.attempts.min(3),
-            };
-            if !ask.again || made >= most {
-                return Err(why);
-            }
-            tokio::time::sleep(wished.unwrap_or_else(|| pause(made))).await;
-        }
     }
 
     /// Makes the call once with a body that comes as it goes; the source sets the pace, so no limit is set.
