@@ -24,6 +24,9 @@ pub struct Problem {
     /// Where an upload stands, with `offset_mismatch`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub offset: Option<u64>,
+    /// Seconds to wait before asking again, with `slow_down`; also the header `Retry-After`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub retry_after: Option<u64>,
     /// Finds the request in the server's log.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub request_id: Option<String>,
@@ -40,6 +43,7 @@ impl Problem {
             field: None,
             hint: None,
             offset: None,
+            retry_after: None,
             request_id: None,
         }
     }
@@ -47,6 +51,12 @@ impl Problem {
     /// Names the member of the request that is at fault.
     pub fn field(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
+        self
+    }
+
+    /// Says how many seconds to wait before asking again.
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 
