@@ -1,0 +1,170 @@
+//! Whether everything is as it was written, and what can be done where it is not.
+
+mod blob;
+mod content;
+mod repair;
+
+use std::collections::{HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::blobs::BlobError;
+use crate::error::StoreError;
+use crate::findings::{Finding, FindingKind};
+use crate::id::BlobId;
+use crate::ledger::{BlobKind, BlobRow, BlobState, Ledger};
+use crate::store::{Progress, Store};
+use crate::usage::Bits;
+
+/// How thorough a check is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CheckSpec {
+    /// Read every byte of every pack; else only lengths and footers of packs, and all of the rest.
+    pub read_data: bool,
+    /// Build the index anew, save the good frames of damaged packs, quarantine what is damaged.
+    /// Nothing is deleted.
+    pub repair: bool,
+}
+
+/// What a check saw.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReport {
+    pub findings: Vec<Finding>,
+    /// Live and doomed blobs looked at.
+    pub blobs: u64,
+    pub contents: u64,
+    /// Bytes read and hashed.
+    pub bytes_read: u64,
+    /// Blobs whose rows are gone, which the next prune sweeps; no damage.
+    pub leftovers: u64,
+}
+
+impl CheckReport {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+}
+
+/// Frames that must not be relied upon, by pack; none of a pack's if it is in `packs`.
+#[derive(Debug, Default)]
+struct Bad {
+    packs: HashSet<BlobId>,
+    frames: HashMap<BlobId, Bits>,
+}
+
+impl Store {
+    /// Looks at every blob, every content and every key. With `repair` no other repair or prune
+    /// may run in this process.
+    pub fn check(
+        &self,
+        spec: &CheckSpec,
+        ledger: &dyn Ledger,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<CheckReport, StoreError> {
+        let _one = match (spec.repair, self.changing.try_lock()) {
+            (false, _) => None,
+            (true, Ok(guard)) => Some(guard),
+            (true, Err(std::sync::TryLockError::Poisoned(poisoned))) => Some(poisoned.into_inner()),
+            (true, Err(std::sync::TryLockError::WouldBlock)) => return Err(StoreError::Busy),
+        };
+        let mut report = CheckReport::default();
+        let mut bad = Bad::default();
+        if spec.repair {
+            self.index.clear();
+        }
+        // Keys before rows: a blob's row is older than the blob.
+        let mut keys = Vec::new();
+        for kind in BlobKind::ALL {
+            self.blobs.list(kind.folder(), &mut |blob| keys.push(blob.key))?;
+        }
+        let rows = ledger.blobs_in(&BlobState::ALL)?;
+        self.index_sync(ledger)?;
+
+        let total = rows.len() as u64;
+        for (number, row) in rows.iter().enumerate() {
+            if row.state.readable() {
+                report.blobs += 1;
+                self.row_check(row, spec, ledger, &mut report, &mut bad)?;
+            }
+            progress(Progress { step: "checking", done: number as u64 + 1, total });
+        }
+        self.keys_check(&keys, &rows, spec, &mut report)?;
+        if spec.repair {
+            self.index_sync(ledger)?;
+        }
+        self.contents_check(ledger, &bad, &mut report)?;
+        // What readers and syncs found before is told by this report now.
+        self.findings();
+        Ok(report)
+    }
+
+    fn row_check(
+        &self,
+        row: &BlobRow,
+        spec: &CheckSpec,
+        ledger: &dyn Ledger,
+        report: &mut CheckReport,
+        bad: &mut Bad,
+    ) -> Result<(), StoreError> {
+        let Some((kind, detail)) = self.blob_check(row, spec, report, bad) else {
+            return Ok(());
+        };
+        // Prune may have taken the row since it was read.
+        let spaces = std::slice::from_ref(&row.space);
+        let now = ledger.blobs_find(spaces, row.kind, std::slice::from_ref(&row.name))?;
+        if now.iter().all(|found| found.id != row.id) {
+            return Ok(());
+        }
+        let mut finding = Finding::of_row(kind, row, detail);
+        if spec.repair {
+            finding.repaired = self.row_repair(row, kind, bad, ledger)?;
+        }
+        report.findings.push(finding);
+        Ok(())
+    }
+
+    fn keys_check(
+        &self,
+        keys: &[String],
+        rows: &[BlobRow],
+        spec: &CheckSpec,
+        report: &mut CheckReport,
+    ) -> Result<(), StoreError> {
+        let known: HashMap<&str, BlobState> = rows.iter().map(|row| (row.key.as_str(), row.state)).collect();
+        for key in keys {
+            let detail = match known.get(key.as_str()) {
+                Some(BlobState::Gone) => {
+                    report.leftovers += 1;
+                    continue;
+                }
+                Some(BlobState::Quarantined) => "its row is quarantined, it was not moved",
+                Some(BlobState::Staged | BlobState::Live | BlobState::Doomed) => continue,
+                None => "no row knows it",
+            };
+            // A writer that took its blob back between the listing and the rows.
+            if matches!(self.blobs.len(key), Err(BlobError::Missing(_))) {
+                continue;
+            }
+            let repaired = if spec.repair {
+                match self.blobs.quarantine(key) {
+                    Ok(()) => Some("quarantined".to_owned()),
+                    Err(BlobError::Missing(_)) => continue,
+                    Err(error) => return Err(error.into()),
+                }
+            } else {
+                None
+            };
+            report.findings.push(Finding {
+                kind: FindingKind::UnknownBlob,
+                blob: None,
+                blob_kind: None,
+                space: None,
+                name: key.clone(),
+                detail: detail.to_owned(),
+                repaired,
+            });
+        }
+        Ok(())
+    }
+}

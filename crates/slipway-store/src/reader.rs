@@ -1,0 +1,228 @@
+//! Any bytes of a content, verified.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use slipway_chunk::{DecodedFrame, Extent, Fill, Manifest, Root, SEGMENT_LEN, Segment, SegmentId, SparseRead};
+
+use crate::error::StoreError;
+use crate::id::SpaceId;
+use crate::ledger::{BlobKind, BlobRow, Ledger};
+use crate::prepare::segment_rows;
+use crate::store::Store;
+
+/// A run of a content that is all hole or all data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    pub hole: bool,
+    pub len: u64,
+}
+
+/// Reads a content anywhere. It holds one segment and one frame, beside the store's caches, and
+/// every chunk was verified before a byte of it is given out. It implements `Read` and
+/// `SparseRead` from its position on.
+#[derive(Debug)]
+pub struct ContentReader {
+    store: Arc<Store>,
+    spaces: Vec<SpaceId>,
+    manifest: Manifest,
+    rows: BTreeMap<SegmentId, BlobRow>,
+    open: Option<OpenSegment>,
+    frame: Option<OpenChunk>,
+    position: u64,
+}
+
+/// The segment that was read last, with the offset in it of each extent.
+#[derive(Debug)]
+struct OpenSegment {
+    number: usize,
+    segment: Arc<Segment>,
+    starts: Vec<u32>,
+}
+
+/// The chunk that was read last.
+#[derive(Debug)]
+struct OpenChunk {
+    /// Offset in the image.
+    start: u64,
+    frame: Arc<DecodedFrame>,
+    at: u32,
+}
+
+impl Store {
+    /// Opens a content whose blobs lie in these spaces. The rows of its segments are read now, so
+    /// that the reader needs no ledger; what it reads stays for the grace even if it is deleted.
+    pub fn content_open(
+        self: &Arc<Store>,
+        spaces: &[SpaceId],
+        root: &Root,
+        ledger: &dyn Ledger,
+    ) -> Result<ContentReader, StoreError> {
+        self.index_sync(ledger)?;
+        let manifest = self.manifest_read(spaces, root, ledger)?;
+        let rows = segment_rows(spaces, &manifest, ledger)?;
+        for id in &manifest.segments {
+            if !rows.contains_key(id) {
+                return Err(StoreError::NotFound { kind: BlobKind::Segment, name: id.to_string() });
+            }
+        }
+        Ok(ContentReader {
+            store: Arc::clone(self),
+            spaces: spaces.to_vec(),
+            manifest,
+            rows,
+            open: None,
+            frame: None,
+            position: 0,
+        })
+    }
+}
+
+impl ContentReader {
+    /// Bytes of the image.
+    pub fn size(&self) -> u64 {
+        self.manifest.size
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Where `Read` goes on.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Lets `Read` go on elsewhere; beyond the end it reads nothing.
+    pub fn seek_to(&mut self, offset: u64) {
+        self.position = offset;
+    }
+
+    /// Fills the buffer from `offset` on.
+    ///
+    /// # Errors
+    /// `PastEnd`, or what is wrong with the first chunk that has no good copy; the buffer's
+    /// content is then unspecified.
+    pub fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), StoreError> {
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.size()) {
+            return Err(StoreError::PastEnd { offset, len: buf.len() as u64, size: self.size() });
+        }
+        let mut done = 0;
+        while done < buf.len() {
+            done += self.extent_read(offset + done as u64, &mut buf[done..])?;
+        }
+        Ok(())
+    }
+
+    /// The hole or data that `offset` lies in, from there on, as far as it is known from one
+    /// segment or holes that follow; none at the end.
+    pub fn extents_from(&mut self, offset: u64) -> Result<Option<Stretch>, StoreError> {
+        if offset >= self.size() {
+            return Ok(None);
+        }
+        let (extent, mut len) = self.extent_at(offset)?;
+        let hole = matches!(extent, Extent::Hole { .. });
+        loop {
+            let next = offset + len;
+            // Data is joined within its segment only: a caller wants to begin, not to know all.
+            if next >= self.size() || (!hole && next.is_multiple_of(SEGMENT_LEN)) {
+                break;
+            }
+            let (extent, more) = self.extent_at(next)?;
+            if matches!(extent, Extent::Hole { .. }) != hole {
+                break;
+            }
+            len += more;
+        }
+        Ok(Some(Stretch { hole, len }))
+    }
+
+    fn segment_open(&mut self, number: usize) -> Result<&OpenSegment, StoreError> {
+        let known = self.open.as_ref().is_some_and(|open| open.number == number);
+        if !known {
+            let id = self.manifest.segments[number];
+            let segment = self.store.segment_of_row(&self.rows[&id])?;
+            if segment.len() != self.manifest.segment_len(number) {
+                return Err(StoreError::Damaged {
+                    kind: BlobKind::Manifest,
+                    name: self.manifest.root().to_string(),
+                    detail: format!("segment {id} has another length than its place"),
+                });
+            }
+            let mut at = 0;
+            let starts = segment
+                .extents()
+                .iter()
+                .map(|extent| {
+                    let start = at;
+                    at += extent.len();
+                    start
+                })
+                .collect();
+            self.open = Some(OpenSegment { number, segment, starts });
+        }
+        self.open.as_ref().ok_or_else(|| StoreError::NotFound { kind: BlobKind::Segment, name: number.to_string() })
+    }
+
+    /// The extent at an offset, and how much of it lies from there on.
+    fn extent_at(&mut self, offset: u64) -> Result<(Extent, u64), StoreError> {
+        let number = (offset / SEGMENT_LEN) as usize;
+        let within = (offset % SEGMENT_LEN) as u32;
+        let open = self.segment_open(number)?;
+        let place = open.starts.partition_point(|&start| start <= within) - 1;
+        let extent = open.segment.extents()[place];
+        let left = open.starts[place] + extent.len() - within;
+        Ok((extent, u64::from(left)))
+    }
+
+    fn extent_read(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize, StoreError> {
+        let (extent, left) = self.extent_at(offset)?;
+        let n = buf.len().min(left as usize);
+        match extent {
+            Extent::Hole { .. } => buf[..n].fill(0),
+            Extent::Chunk { id, len } => {
+                let start = offset + left - u64::from(len);
+                let known = self.frame.as_ref().is_some_and(|open| open.start == start);
+                if !known {
+                    let (frame, at) = self.store.chunk_frame(&self.spaces, &id, len)?;
+                    self.frame = Some(OpenChunk { start, frame, at });
+                }
+                if let Some(open) = &self.frame {
+                    let from = open.at as usize + (offset - start) as usize;
+                    buf[..n].copy_from_slice(&open.frame.raw()[from..from + n]);
+                }
+            }
+        }
+        Ok(n)
+    }
+}
+
+impl Read for ContentReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = self.size().saturating_sub(self.position);
+        let len = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if len == 0 {
+            return Ok(0);
+        }
+        self.read_at(self.position, &mut buf[..len]).map_err(io::Error::other)?;
+        self.position += len as u64;
+        Ok(len)
+    }
+}
+
+impl SparseRead for ContentReader {
+    fn fill(&mut self, buf: &mut [u8]) -> io::Result<Fill> {
+        let Some(stretch) = self.extents_from(self.position).map_err(io::Error::other)? else {
+            return Ok(Fill::End);
+        };
+        if stretch.hole {
+            self.position += stretch.len;
+            return Ok(Fill::Hole(stretch.len));
+        }
+        let len = usize::try_from(stretch.len).unwrap_or(usize::MAX);
+        let len = buf.len().min(len);
+        self.read(&mut buf[..len]).map(Fill::Data)
+    }
+}
