@@ -62,12 +62,13 @@ pub(crate) fn device_mount(dev: Dev) -> Option<String> {
 
 /// An opened file or device, all checks done.
 struct Opened {
+    /// First, so that a file is removed while its lock is still held.
+    cleanup: Cleanup,
     path: PathBuf,
     kind: TargetKind,
     file: File,
     size: u64,
     model: Option<String>,
-    cleanup: Cleanup,
 }
 
 fn finish(opened: Opened, shape: &Shape, faults: Faults) -> Result<Target, TargetError> {
@@ -90,7 +91,7 @@ fn finish(opened: Opened, shape: &Shape, faults: Faults) -> Result<Target, Targe
         sector_size: shape.sector_size,
         tail_bytes: size - shape.size,
         old_backup_gpt,
-        fresh: cleanup.is_remove(),
+        fresh: cleanup.is_created(),
         direct: medium.is_direct(),
         model,
     };
@@ -151,49 +152,63 @@ fn kind_of(path: &Path) -> Result<Kind, TargetError> {
 }
 
 /// What is undone when a target is dropped before its writing was sealed.
-pub(crate) enum Cleanup {
-    None,
+pub(crate) struct Cleanup(Undo);
+
+enum Undo {
+    Nothing,
     /// The file was created here: it is removed, if the path still leads to it.
-    Remove {
+    Create {
         path: PathBuf,
         dev: u64,
         ino: u64,
     },
     /// The file was grown here: it gets its size back, unless it was written to meanwhile.
-    Shrink {
+    Grow {
         file: File,
         size: u64,
     },
 }
 
 impl Cleanup {
-    pub(crate) fn is_remove(&self) -> bool {
-        matches!(self, Cleanup::Remove { .. })
+    pub(crate) fn nothing() -> Cleanup {
+        Cleanup(Undo::Nothing)
+    }
+
+    fn created(path: &Path, file: &fs::Metadata) -> Cleanup {
+        Cleanup(Undo::Create { path: path.to_owned(), dev: file.dev(), ino: file.ino() })
+    }
+
+    fn grown(file: File, size: u64) -> Cleanup {
+        Cleanup(Undo::Grow { file, size })
+    }
+
+    pub(crate) fn is_created(&self) -> bool {
+        matches!(self.0, Undo::Create { .. })
     }
 
     /// The file is now written to: growing is not undone any more, creating still is.
     pub(crate) fn written(&mut self) {
-        if matches!(self, Cleanup::Shrink { .. }) {
+        if matches!(self.0, Undo::Grow { .. }) {
             self.keep();
         }
     }
 
     /// What was made stays.
     pub(crate) fn keep(&mut self) {
-        *self = Cleanup::None;
+        self.0 = Undo::Nothing;
     }
 }
 
 impl Drop for Cleanup {
     fn drop(&mut self) {
-        match self {
-            Cleanup::None => {}
-            Cleanup::Remove { path, dev, ino } => {
-                if fs::symlink_metadata(&*path).is_ok_and(|meta| meta.dev() == *dev && meta.ino() == *ino) {
+        match &self.0 {
+            Undo::Nothing => {}
+            Undo::Create { path, dev, ino } => {
+                if fs::symlink_metadata(path).is_ok_and(|meta| meta.dev() == *dev && meta.ino() == *ino) {
                     let _ = fs::remove_file(path);
                 }
             }
-            Cleanup::Shrink { file, size } => {
+            Undo::Grow { file, size } => {
                 let _ = file.set_len(*size);
             }
         }

@@ -17,7 +17,9 @@ use crate::target::TargetKind;
 
 /// `udev` holds its shared lock for as long as it probes a device; that is waited for.
 const LOCK_TRIES: u32 = 60;
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// Reading a partition table and setting up a loop device claim a device for a moment.
+const CLAIM_TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Mount points that the running system cannot do without.
 const SYSTEM_MOUNTS: [&str; 7] = ["/", "/usr", "/var", "/boot", "/boot/efi", "/efi", "/boot/firmware"];
@@ -30,15 +32,7 @@ pub(super) fn open(path: &Path, shape: &Shape) -> Result<Opened, TargetError> {
     if tree.is_read_only(dev) {
         return Err(TargetError::ReadOnly(path.to_owned()));
     }
-    // O_EXCL on a block device is the kernel's own claim: whatever mounts, swaps or stacks holds one too.
-    let flags = OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        Err(Errno::BUSY) => return Err(TargetError::Busy(path.to_owned())),
-        Err(Errno::ROFS) => return Err(TargetError::ReadOnly(path.to_owned())),
-        Err(Errno::NXIO | Errno::NOMEDIUM) => return Err(TargetError::NoMedium(path.to_owned())),
-        Err(errno) => return Err(io("opening")(errno.into())),
-    };
+    let file = claim(path)?;
     let meta = file.metadata().map_err(io("looking at"))?;
     if !meta.file_type().is_block_device() || Dev::from_raw(meta.rdev()) != dev {
         return Err(TargetError::Kind { path: path.to_owned(), kind: "thing that changes while it is opened" });
@@ -56,7 +50,25 @@ pub(super) fn open(path: &Path, shape: &Shape) -> Result<Opened, TargetError> {
         return Err(TargetError::TooSmall { path: path.to_owned(), size, needed: shape.size });
     }
     let model = tree.model(dev);
-    Ok(Opened { path: path.to_owned(), kind: TargetKind::Device, file, size, model, cleanup: Cleanup::None })
+    Ok(Opened { path: path.to_owned(), kind: TargetKind::Device, file, size, model, cleanup: Cleanup::nothing() })
+}
+
+/// O_EXCL on a block device is the kernel's own claim: whatever mounts, swaps or stacks holds one too.
+fn claim(path: &Path) -> Result<File, TargetError> {
+    let flags = OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    for _ in 0..CLAIM_TRIES {
+        return match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(file) => Ok(File::from(file)),
+            Err(Errno::BUSY) => {
+                sleep(PAUSE);
+                continue;
+            }
+            Err(Errno::ROFS) => Err(TargetError::ReadOnly(path.to_owned())),
+            Err(Errno::NXIO | Errno::NOMEDIUM) => Err(TargetError::NoMedium(path.to_owned())),
+            Err(errno) => Err(TargetError::Io { act: "opening", path: path.to_owned(), source: errno.into() }),
+        };
+    }
+    Err(TargetError::Busy(path.to_owned()))
 }
 
 /// `udev` leaves a device alone while this lock is held (systemd's "Locking Block Device Access").
@@ -64,7 +76,7 @@ fn lock(path: &Path, file: &File) -> Result<(), TargetError> {
     for _ in 0..LOCK_TRIES {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
-            Err(Errno::WOULDBLOCK) => sleep(LOCK_PAUSE),
+            Err(Errno::WOULDBLOCK) => sleep(PAUSE),
             Err(errno) => return Err(TargetError::Io { act: "locking", path: path.to_owned(), source: errno.into() }),
         }
     }

@@ -20,7 +20,7 @@ pub(super) fn create(path: &Path, shape: &Shape) -> Result<Opened, TargetError> 
     let file = File::from(file);
     let meta = file.metadata().map_err(io("looking at"))?;
     // From here on an error removes it again.
-    let cleanup = Cleanup::Remove { path: path.to_owned(), dev: meta.dev(), ino: meta.ino() };
+    let cleanup = Cleanup::created(path, &meta);
     lock(path, &file)?;
     file.set_len(shape.size).map_err(io("setting the size of"))?;
     Ok(Opened { path: path.to_owned(), kind: TargetKind::File, file, size: shape.size, model: None, cleanup })
@@ -44,14 +44,14 @@ pub(super) fn open(path: &Path, shape: &Shape, options: &TargetOptions) -> Resul
     use_refuse(path, meta.dev(), meta.ino())?;
     // Data not yet on the disk may not yet be seen by SEEK_DATA.
     file.sync_data().map_err(io("flushing"))?;
-    let mut cleanup = Cleanup::None;
+    let mut cleanup = Cleanup::nothing();
     let mut size = file.metadata().map_err(io("looking at"))?.len();
     if size < shape.size {
         if !options.grow {
             return Err(TargetError::TooSmall { path: path.to_owned(), size, needed: shape.size });
         }
         let again = file.try_clone().map_err(io("opening"))?;
-        cleanup = Cleanup::Shrink { file: again, size };
+        cleanup = Cleanup::grown(again, size);
         file.set_len(shape.size).map_err(io("setting the size of"))?;
         size = shape.size;
     }
