@@ -2,3 +2,10 @@
 
 pub mod scope;
 pub mod secret;
+pub mod slowdown;
+pub mod core;
+pub mod db;
+pub mod ledger;
+pub mod policy;
+pub mod rules;
+pub mod workers;
