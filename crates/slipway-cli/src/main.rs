@@ -1,1 +1,96 @@
-fn main() {}
+//! The command line: `slipway` for people, and `slipway serve`.
+
+mod args;
+mod ask;
+mod cmd;
+mod context;
+mod credentials;
+mod failure;
+mod follow;
+mod human;
+mod log;
+mod output;
+mod pages;
+mod progress;
+mod refs;
+mod settings;
+mod source;
+mod target;
+mod words;
+
+use args::{Cli, Command};
+use clap::Parser;
+use context::Context;
+use failure::{Failure, exit};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long an interrupted command may take to put things in order, such as removing a file that it had begun.
+const TIDY: Duration = Duration::from_secs(3);
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(why) => return usage_print(&why),
+    };
+    // Already set is as good: both ends of TLS use the same provider.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cx = Context::new(cli.global.clone());
+    match command_run(cli.command, &cx) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+fn command_run(command: Command, cx: &Context) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|why| Failure::new(exit::FAILED, format!("starting threads: {}", failure::reason(&why))))?;
+    let ended = match command {
+        // The server ends by itself on a signal, after it has put everything in order.
+        command => {
+            log::init_client(cx);
+            runtime.block_on(client_run(command, cx))
+        }
+    };
+    runtime.shutdown_timeout(TIDY);
+    ended
+}
+
+/// Runs a command until it ends or Ctrl-C; a transfer then gets the time to leave its target in order.
+async fn client_run(command: Command, cx: &Context) -> Result<(), Failure> {
+    let mut running = std::pin::pin!(cmd::run(command, cx));
+    tokio::select! {
+        ended = &mut running => return ended,
+        _ = tokio::signal::ctrl_c() => cx.cancel(),
+    }
+    match tokio::time::timeout(TIDY, running).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(interrupted(cx)),
+    }
+}
+
+fn interrupted(cx: &Context) -> Failure {
+    let failure = Failure::new(exit::INTERRUPTED, "interrupted");
+    match cx.interrupt_hint() {
+        Some(next) => failure.next(next),
+        None => failure,
+    }
+}
+
+/// Prints what clap says. It quotes the command line, so nothing in there may steer the terminal.
+fn usage_print(why: &clap::Error) -> ExitCode {
+    let harmless = std::env::args_os().all(|arg| arg.to_str().is_some_and(|arg| human::clean(arg) == arg));
+    if harmless {
+        let _ = why.print();
+    } else {
+        let text: String =
+            why.render().to_string().lines().flat_map(|line| [human::clean(line), "\n".into()]).collect();
+        eprint!("{text}");
+    }
+    ExitCode::from(u8::try_from(why.exit_code()).unwrap_or(exit::USAGE))
+}

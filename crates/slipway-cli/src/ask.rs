@@ -1,0 +1,74 @@
+//! Questions to the person at the terminal, and secrets that must not be on the command line.
+
+use crate::context::Context;
+use crate::failure::{Failure, exit};
+use std::io::{BufRead, Write};
+use std::path::Path;
+
+/// Asks a yes-or-no question; anything but yes is no.
+pub(crate) fn confirm(question: &str) -> Result<bool, Failure> {
+    eprint!("{question} [y/N] ");
+    let _ = std::io::stderr().flush();
+    let answer = line_read()?.unwrap_or_default();
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Reads a line from stdin; `None` at its end.
+pub(crate) fn line_read() -> Result<Option<String>, Failure> {
+    let mut line = String::new();
+    let read =
+        std::io::stdin().lock().read_line(&mut line).map_err(|why| Failure::io("reading", Path::new("stdin"), &why))?;
+    line.truncate(line.trim_end_matches(['\r', '\n']).len());
+    Ok((read > 0).then_some(line))
+}
+
+/// Where a secret comes from.
+pub(crate) struct Secrets<'a> {
+    /// The surroundings.
+    pub(crate) cx: &'a Context,
+    /// Read it from stdin, a line for each.
+    pub(crate) stdin: bool,
+    /// The option that makes `stdin` true, for the hint.
+    pub(crate) option: &'static str,
+}
+
+impl Secrets<'_> {
+    /// A secret that exists already.
+    pub(crate) fn known(&self, what: &str) -> Result<String, Failure> {
+        self.read(what, false)
+    }
+
+    /// A secret that is made now: typed twice.
+    pub(crate) fn new_one(&self, what: &str) -> Result<String, Failure> {
+        self.read(what, true)
+    }
+
+    fn read(&self, what: &str, twice: bool) -> Result<String, Failure> {
+        let secret = match self.stdin {
+            true => line_read()?.unwrap_or_default(),
+            false if self.cx.can_ask() => prompt(what, twice)?,
+            false => {
+                return Err(Failure::usage(format!("the {what} cannot be asked for without a terminal"))
+                    .next(format!("pass it on stdin with {}", self.option)));
+            }
+        };
+        match secret.is_empty() {
+            true => Err(Failure::usage(format!("the {what} is empty"))
+                .next(format!("pass it on stdin with {}, one line", self.option))),
+            false => Ok(secret),
+        }
+    }
+}
+
+fn prompt(what: &str, twice: bool) -> Result<String, Failure> {
+    let mut password = dialoguer::Password::new().with_prompt(capital(what));
+    if twice {
+        password = password.with_confirmation(format!("{} again", capital(what)), "They differ; once more, please");
+    }
+    password.interact().map_err(|why| Failure::new(exit::FAILED, format!("reading the {what}: {why}")))
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect()
+}

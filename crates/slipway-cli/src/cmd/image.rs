@@ -1,0 +1,44 @@
+//! `slipway image`: images and their versions.
+
+mod create;
+mod log;
+mod ls;
+mod protect;
+mod rename;
+mod rm;
+mod set;
+mod share;
+mod show;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Images and versions: list, show, log, create, set, rename, share, protect, rm, restore
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Ls(ls::Args),
+    Show(show::Args),
+    Log(log::Args),
+    Create(create::Args),
+    Set(set::Args),
+    Rename(rename::Args),
+    Share(share::Args),
+    Protect(protect::Args),
+    Rm(rm::Rm),
+    Restore(rm::Restore),
+}
+
+pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
+    match command {
+        Command::Ls(args) => ls::run(args, cx).await,
+        Command::Show(args) => show::run(args, cx).await,
+        Command::Log(args) => log::run(args, cx).await,
+        Command::Create(args) => create::run(args, cx).await,
+        Command::Set(args) => set::run(args, cx).await,
+        Command::Rename(args) => rename::run(args, cx).await,
+        Command::Share(args) => share::run(args, cx).await,
+        Command::Protect(args) => protect::run(args, cx).await,
+        Command::Rm(args) => rm::rm(args, cx).await,
+        Command::Restore(args) => rm::restore(args, cx).await,
+    }
+}

@@ -1,0 +1,38 @@
+//! One file for each verb.
+
+pub(crate) mod channel;
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod image;
+pub(crate) mod journal;
+pub(crate) mod login;
+pub(crate) mod logout;
+pub(crate) mod prune;
+pub(crate) mod push;
+pub(crate) mod task;
+pub(crate) mod token;
+pub(crate) mod user;
+
+use crate::args::Command;
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Runs a command of a client; `serve` and `completions`, which have no server to talk to, are run by `main`.
+pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
+    match command {
+        Command::Push(args) => push::run(args, cx).await,
+        Command::Image(command) => image::run(command, cx).await,
+        Command::Channel(command) => channel::run(command, cx).await,
+        Command::Login(args) => login::run(args, cx).await,
+        Command::Logout(args) => logout::run(args, cx).await,
+        Command::User(command) => user::run(command, cx).await,
+        Command::Token(command) => token::run(command, cx).await,
+        Command::Task(command) => task::run(command, cx).await,
+        Command::Prune(args) => prune::run(args, cx).await,
+        Command::Check(args) => check::run(args, cx).await,
+        Command::Journal(args) => journal::run(args, cx).await,
+        Command::Config(command) => config::run(command, cx),
+        Command::Completions(args) => completions::run(args),
+    }
+}

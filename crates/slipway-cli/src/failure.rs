@@ -1,0 +1,252 @@
+//! What a person sees when something does not work: what, on what, why, and the next step.
+
+use slipway_api::{ApiError, Code, NameError, Problem, ReferenceError};
+use slipway_transfer::TransferError;
+use std::path::Path;
+
+/// Exit codes that no wire code stands for; all of them are listed in `docs/exit-codes.md`.
+pub(crate) mod exit {
+    /// Failed, and nothing more precise fits.
+    pub(crate) const FAILED: u8 = 1;
+    /// The command line or the request is not right.
+    pub(crate) const USAGE: u8 = 2;
+    /// What was named is not there.
+    pub(crate) const NOT_FOUND: u8 = 3;
+    /// No token, or no right.
+    pub(crate) const AUTH: u8 = 4;
+    /// No space left.
+    pub(crate) const SPACE: u8 = 6;
+    /// Bytes are not what they should be.
+    pub(crate) const VERIFY: u8 = 7;
+    /// Not done yet; asking again later may help.
+    pub(crate) const TRY_AGAIN: u8 = 8;
+    /// The target is refused: mounted, busy, the system's disk, too small, other sector size.
+    pub(crate) const TARGET: u8 = 10;
+    /// The storage of a server no longer takes writes.
+    pub(crate) const POISONED: u8 = 70;
+    /// Ctrl-C.
+    pub(crate) const INTERRUPTED: u8 = 130;
+}
+
+/// The end of a command that did not work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// What was done, to what, and why it did not work, as one sentence without a final stop.
+    pub(crate) what: String,
+    /// The next step; names a command where one helps.
+    pub(crate) next: Option<String>,
+    /// The exit code.
+    pub(crate) exit: u8,
+}
+
+impl Failure {
+    /// A failure with its exit code.
+    pub(crate) fn new(exit: u8, what: impl Into<String>) -> Self {
+        Self { what: what.into(), next: None, exit }
+    }
+
+    /// A wrong command line.
+    pub(crate) fn usage(what: impl Into<String>) -> Self {
+        Self::new(exit::USAGE, what)
+    }
+
+    /// The same failure with a next step.
+    pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
+        self.next = Some(next.into());
+        self
+    }
+
+    /// A file or stream that could not be used: `act` is like `reading`.
+    pub(crate) fn io(act: &str, what: &Path, why: &std::io::Error) -> Self {
+        let text = format!("{act} {}: {}", path_shown(what), reason(why));
+        match why.kind() {
+            std::io::ErrorKind::NotFound => Self::new(exit::NOT_FOUND, text)
+                .next(format!("check the path, for example with 'ls -l {}'", parent_shown(what))),
+            std::io::ErrorKind::PermissionDenied => {
+                Self::new(exit::AUTH, text).next("run it as a user who may, or change the rights of the file")
+            }
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::new(exit::SPACE, text).next("make room there, then run the same command again")
+            }
+            _ => Self::new(exit::FAILED, text),
+        }
+    }
+
+    /// Writes it to stderr, so that nothing in it can steer the terminal.
+    pub(crate) fn print(&self) {
+        eprint!("{}", self.rendered());
+    }
+
+    /// What [`Failure::print`] writes.
+    pub(crate) fn rendered(&self) -> String {
+        let mut text = format!("slipway: {}\n", crate::human::clean(&self.what));
+        if let Some(next) = &self.next {
+            text.push_str(&format!("  next: {}\n", crate::human::clean(next)));
+        }
+        text
+    }
+}
+
+/// The operating system's words for an error, without Rust's `(os error N)`.
+pub(crate) fn reason(why: &std::io::Error) -> String {
+    let text = why.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text).to_owned();
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) if why.raw_os_error().is_some() => first.to_lowercase().chain(chars).collect(),
+        _ => text,
+    }
+}
+
+/// A path as it may be shown; `-` is shown as what it means.
+pub(crate) fn path_shown(path: &Path) -> String {
+    crate::human::clean(&path.display().to_string())
+}
+
+fn parent_shown(path: &Path) -> String {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => path_shown(parent),
+        _ => ".".into(),
+    }
+}
+
+impl From<ReferenceError> for Failure {
+    fn from(why: ReferenceError) -> Self {
+        let next = match &why {
+            ReferenceError::Shape(_) | ReferenceError::Name { .. } => {
+                "references look like me/os, jan/os:3 or jan/os:stable; 'slipway image ls' lists them"
+            }
+            ReferenceError::Root(_) => "'slipway image show REF -o json' prints the root of each version",
+            ReferenceError::VersionNotExpected(_) => "leave out the part after ':'",
+        };
+        Self::usage(why.to_string()).next(next)
+    }
+}
+
+impl From<NameError> for Failure {
+    fn from(why: NameError) -> Self {
+        Self::usage(why.to_string()).next("choose a name like 'debian-13' or 'stable'")
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let mut what = problem.title.clone();
+        if let (Some(field), false) = (&problem.field, problem.title.contains(problem.field.as_deref().unwrap_or(""))) {
+            what.push_str(&format!(" (at '{field}')"));
+        }
+        if let (Code::Internal, Some(id)) = (problem.code, &problem.request_id) {
+            what.push_str(&format!(" (request {id})"));
+        }
+        let next = match (command_hint(problem.code), problem.hint) {
+            (Some(ours), None) => Some(ours.to_owned()),
+            // A wrong token is mended here and not by the request, whatever the server says of it.
+            (Some(ours), Some(_)) if problem.code == Code::Unauthenticated => Some(ours.to_owned()),
+            (_, theirs) => theirs,
+        };
+        Self { what, next, exit: problem.code.exit_code() }
+    }
+}
+
+/// The command that helps with this code, when the server gave no hint of its own.
+fn command_hint(code: Code) -> Option<&'static str> {
+    match code {
+        Code::Unauthenticated => {
+            Some("'slipway login URL' makes a new token; 'slipway config show --origin' says which one was used")
+        }
+        Code::Forbidden => {
+            Some("'slipway token ls' shows what your tokens may do; ask the owner or an admin for the right")
+        }
+        Code::NotFound => Some("'slipway image ls' lists what you can read"),
+        Code::Gone => Some("run the same command again"),
+        Code::NameTaken => Some("choose another name; 'slipway image ls --trash' also shows what is in the trash"),
+        Code::Conflict | Code::PreconditionFailed => {
+            Some("look at it again with 'slipway image show REF', then repeat")
+        }
+        Code::Pinned => {
+            Some("'slipway image protect REF --off' and 'slipway channel ls REF' show and take off what keeps it")
+        }
+        Code::ChunksMissing | Code::SegmentsMissing | Code::ChunksGone | Code::SpaceChanged | Code::OffsetMismatch => {
+            Some("run the same push again; what has arrived is not sent twice")
+        }
+        Code::TooLarge | Code::NoSpace => {
+            Some("'slipway image rm' and 'slipway prune' free space; an admin can raise limits")
+        }
+        Code::DigestMismatch | Code::BadImage => Some("check the file and send it again"),
+        Code::ClientTooOld => Some("install the newer slipway that belongs to this server"),
+        Code::SlowDown => Some("wait a little, then run the same command again"),
+        Code::Internal => Some("look for the request id in the server's log"),
+        Code::Damaged => Some("an admin should run 'slipway check'; other versions may still be whole"),
+        Code::TimedOut => Some("check the network between here and the server, then run the same command again"),
+        Code::Unavailable => Some("wait until the server is back, then run the same command again"),
+        Code::InvalidRequest
+        | Code::InvalidName
+        | Code::MethodNotAllowed
+        | Code::UnsupportedMedia
+        | Code::RangeNotSatisfiable
+        | Code::IdempotencyMismatch => Some("'slipway COMMAND --help' shows what is expected"),
+        Code::Unknown => None,
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        let exit = error.exit_code();
+        match error {
+            ApiError::Problem(problem) => (*problem).into(),
+            ApiError::Transport { .. } => Self::new(exit, chain(&error))
+                .next("check that the server runs and that the address is right: 'slipway config show --origin'"),
+            ApiError::Protocol { .. } => Self::new(exit, chain(&error))
+                .next("check that the address is that of a Slipway server: 'slipway config show --origin'"),
+            ApiError::Config(_) => {
+                Self::new(exit, chain(&error)).next("'slipway config show --origin' says where each setting comes from")
+            }
+        }
+    }
+}
+
+impl From<TransferError> for Failure {
+    fn from(why: TransferError) -> Self {
+        let exit = why.exit_code();
+        let what = chain(&why);
+        let next = match why {
+            TransferError::Api(why) => return why.into(),
+            TransferError::Target(why) => return why.into(),
+            TransferError::Disk(why) => return why.into(),
+            TransferError::Io { act, name, source } => return Self::io(act, Path::new(&name), &source),
+            TransferError::Format { .. } | TransferError::Document { .. } => {
+                "an admin should run 'slipway check' on the server"
+            }
+            TransferError::BadChunk { .. } => {
+                "the server was told; an admin should run 'slipway check'; other versions may still be whole"
+            }
+            TransferError::Changed { .. } => "stop what writes to it, or push a snapshot of it",
+            TransferError::NotRepeatable { .. } => "run the same command again; what has arrived is not sent twice",
+            TransferError::DigestDiffers { .. } => {
+                "check that it is the file that was meant; nothing was made on the server"
+            }
+            TransferError::ReadBack { .. } => "the target does not keep what is written to it: use another one",
+            TransferError::Cancelled => "run the same command again: it goes on where it stopped",
+            TransferError::Panicked => "please report this, with what -vv prints",
+        };
+        Self::new(exit, what).next(next)
+    }
+}
+
+/// An error and its sources, each said once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&match inner.downcast_ref::<std::io::Error>() {
+                Some(io) => reason(io),
+                None => said,
+            });
+        }
+        source = inner.source();
+    }
+    text
+}
