@@ -335,3 +335,180 @@ fn scope_check(who: &Caller, user: &CallerUser, action: Action, object: &Object<
     };
     Err(Problem::new(Code::Forbidden, title).hint("`slipway token make` makes one, if your own token may"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Action, Caller, CallerUser, ImageObject, Object, SYSTEM, Scopes, Verb, allowed, missing};
+    use slipway_api::{Code, Role, Scope};
+    use uuid::Uuid;
+
+    const OWNER: Uuid = Uuid::from_u128(1);
+    const READER: Uuid = Uuid::from_u128(2);
+    const OTHER: Uuid = Uuid::from_u128(3);
+    const STAFF: Uuid = Uuid::from_u128(4);
+    const SYSTEM_ID: Uuid = Uuid::from_u128(5);
+    const ACTORS: [&str; 6] = ["nobody", "other", "reader", "owner", "moderator", "admin"];
+
+    fn caller(actor: &str, scopes: Scopes) -> Caller {
+        let (id, role) = match actor {
+            "nobody" => return Caller::nobody(),
+            "other" => (OTHER, Role::User),
+            "reader" => (READER, Role::User),
+            "owner" => (OWNER, Role::User),
+            "moderator" => (STAFF, Role::Moderator),
+            _ => (STAFF, Role::Admin),
+        };
+        let user = CallerUser { id, name: actor.to_owned(), role };
+        Caller::user(user, Some(Uuid::from_u128(9)), scopes)
+    }
+
+    fn image(kind: &str) -> ImageObject<'static> {
+        let private = ImageObject { owner: OWNER, owner_name: "owner", slug: "os", public: false, readers: &[] };
+        match kind {
+            "private" => private,
+            "shared" => ImageObject { readers: &[READER], ..private },
+            "public" => ImageObject { public: true, ..private },
+            _ => ImageObject { owner: SYSTEM_ID, owner_name: SYSTEM, ..private },
+        }
+    }
+
+    /// What an action is done to, in all the states that matter to it.
+    fn objects(action: Action) -> Vec<(&'static str, Object<'static>)> {
+        let images = ["private", "shared", "public", "system"];
+        match action {
+            Action::ImageRead | Action::ImageWrite | Action::ImageDelete | Action::ImageShare => {
+                images.map(|kind| (kind, Object::Image(image(kind)))).to_vec()
+            }
+            Action::ImageCreate => ["private", "system"]
+                .map(|kind| {
+                    let ImageObject { owner, owner_name, slug, .. } = image(kind);
+                    (kind, Object::Name { owner, owner_name, slug })
+                })
+                .to_vec(),
+            // Uploads begun by the owner, and one into the system's image begun by staff.
+            Action::UploadUse => images
+                .map(|kind| {
+                    let maker = if kind == "system" { STAFF } else { OWNER };
+                    (kind, Object::Upload { id: Uuid::nil(), maker, image: image(kind) })
+                })
+                .to_vec(),
+            Action::TaskRead | Action::TaskCancel => vec![
+                ("private", Object::Task { id: Uuid::nil(), maker: Some(OWNER) }),
+                ("system", Object::Task { id: Uuid::nil(), maker: None }),
+            ],
+            Action::UserRead
+            | Action::UserChange
+            | Action::UserAdmin
+            | Action::PasswordSet
+            | Action::TokenList
+            | Action::TokenMake
+            | Action::TokenRevoke => vec![("private", Object::User { id: OWNER, name: "owner" })],
+            Action::Identify
+            | Action::ImageList
+            | Action::TaskList
+            | Action::StoreCare
+            | Action::JournalRead
+            | Action::MetricsRead
+            | Action::UserList => vec![("server", Object::Server)],
+        }
+    }
+
+    fn cell(who: &Caller, action: Action, object: &Object<'_>) -> &'static str {
+        match allowed(who, action, object) {
+            Ok(()) => "yes",
+            Err(problem) => match problem.code {
+                Code::Unauthenticated => "401",
+                Code::Forbidden => "403",
+                Code::NotFound => "404",
+                other => panic!("{action:?}: {other:?}"),
+            },
+        }
+    }
+
+    #[test]
+    fn the_matrix_of_roles_is_the_golden_one() {
+        let mut table = format!("{:<14} {:<8}", "action", "object");
+        ACTORS.iter().for_each(|actor| table += &format!(" {actor:>9}"));
+        for action in Action::ALL {
+            for (kind, object) in objects(*action) {
+                table += &format!("\n{:<14} {kind:<8}", format!("{action:?}"));
+                for actor in ACTORS {
+                    table += &format!(" {:>9}", cell(&caller(actor, Scopes::all()), *action, &object));
+                }
+            }
+        }
+        insta::with_settings!({ snapshot_path => "../tests/golden", prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!("policy-roles", table);
+        });
+    }
+
+    /// An admin's token with one scope only, on an image inside and one outside of its pattern.
+    #[test]
+    fn the_matrix_of_scopes_is_the_golden_one() {
+        let scopes = Verb::ALL.map(Verb::as_str);
+        let mut table = format!("{:<14} {:<8}", "action", "object");
+        scopes.iter().for_each(|scope| table += &format!(" {scope:>12}"));
+        for action in Action::ALL {
+            for (kind, object) in objects(*action) {
+                table += &format!("\n{:<14} {kind:<8}", format!("{action:?}"));
+                for scope in scopes {
+                    let narrow = match scope.starts_with("image") {
+                        true => format!("{scope}:owner/*"),
+                        false => scope.to_owned(),
+                    };
+                    let who = caller("admin", Scopes::parse(&[Scope(narrow)], "admin").unwrap());
+                    table += &format!(" {:>12}", cell(&who, *action, &object));
+                }
+            }
+        }
+        insta::with_settings!({ snapshot_path => "../tests/golden", prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!("policy-scopes", table);
+        });
+    }
+
+    #[test]
+    fn what_may_not_be_seen_is_like_what_is_missing() {
+        let gone = Object::NoImage { owner_name: "owner", slug: "os" };
+        for scopes in [Scopes::all(), Scopes::parse(&[Scope("image:read:other/*".into())], "x").unwrap(), Scopes::none()] {
+            for action in [Action::ImageRead, Action::ImageWrite, Action::ImageDelete, Action::ImageShare] {
+                let who = caller("other", scopes.clone());
+                let unseen = allowed(&who, action, &Object::Image(image("private"))).unwrap_err();
+                let absent = allowed(&who, action, &gone).unwrap_err();
+                assert_eq!(unseen, absent, "{action:?} {scopes:?}");
+            }
+        }
+        let other = caller("other", Scopes::all());
+        let unseen = allowed(&other, Action::UserRead, &Object::User { id: OWNER, name: "owner" }).unwrap_err();
+        assert_eq!(unseen, allowed(&other, Action::UserRead, &Object::NoUser { name: "owner" }).unwrap_err());
+        assert_eq!(unseen, missing("user owner"));
+        // Not even the server or an admin may act on what is not there.
+        for who in [Caller::server(), caller("admin", Scopes::all())] {
+            assert_eq!(allowed(&who, Action::ImageRead, &gone).unwrap_err(), missing("image owner/os"));
+        }
+    }
+
+    #[test]
+    fn refusals_name_what_is_needed() {
+        for (actor, scope, action, kind, title) in [
+            ("reader", "*", Action::ImageWrite, "shared", "changing image owner/os needs its owner or role admin"),
+            ("other", "*", Action::ImageShare, "system", "sharing image system/os needs role moderator or admin, because it belongs to the system"),
+            ("owner", "image:read", Action::ImageDelete, "private", "deleting image owner/os needs a token with scope image:delete:owner/os"),
+            ("nobody", "*", Action::ImageRead, "public", "a token is needed"),
+        ] {
+            let who = caller(actor, Scopes::parse(&[Scope(scope.into())], "x").unwrap());
+            assert_eq!(allowed(&who, action, &Object::Image(image(kind))).unwrap_err().title, title);
+        }
+        let who = caller("moderator", Scopes::all());
+        assert_eq!(allowed(&who, Action::StoreCare, &Object::Server).unwrap_err().title, "caring for the store needs role admin");
+    }
+
+    #[test]
+    fn the_server_may_do_everything_and_nobody_nothing() {
+        for action in Action::ALL {
+            for (kind, object) in objects(*action) {
+                assert!(allowed(&Caller::server(), *action, &object).is_ok(), "{action:?} {kind}");
+                assert!(allowed(&Caller::nobody(), *action, &object).is_err(), "{action:?} {kind}");
+            }
+        }
+    }
+}
