@@ -26,6 +26,8 @@ pub enum Fault {
     ShortWrite,
     /// ENOSPC, nothing done.
     NoSpace,
+    /// EOPNOTSUPP, nothing done: what has another way (direct transfers, punching) takes it.
+    Unsupported,
     /// From here on every operation fails: the machine lost its disk, or was switched off.
     Gone,
 }
@@ -93,6 +95,7 @@ impl Fault {
         let errno = match self {
             Fault::Error | Fault::ShortWrite | Fault::Gone => rustix::io::Errno::IO,
             Fault::NoSpace => rustix::io::Errno::NOSPC,
+            Fault::Unsupported => rustix::io::Errno::OPNOTSUPP,
         };
         errno.into()
     }

@@ -13,6 +13,7 @@ mod medium;
 mod open;
 mod seal;
 mod source;
+mod staged;
 mod sysfs;
 mod target;
 mod touched;

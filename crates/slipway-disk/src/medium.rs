@@ -77,6 +77,10 @@ impl Medium {
         &self.file
     }
 
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
     pub(crate) fn is_device(&self) -> bool {
         self.device
     }
@@ -119,7 +123,8 @@ impl Medium {
         let mut at = start;
         while at < end {
             if let Some(fault) = self.faults.strike(Op::Read) {
-                return Err(fault.to_error());
+                self.direct_give_up(fault.to_error())?;
+                continue;
             }
             let direct_end = self.direct_end();
             let from = (at - start) as usize;
@@ -127,12 +132,12 @@ impl Medium {
                 Some(direct) if at < direct_end => {
                     let until = (end.min(direct_end) - start) as usize;
                     match direct.read_at(&mut self.buffer[from..until], at) {
-                        Err(error) if refuses_direct(&error) => {
-                            self.direct = None;
+                        Err(error) => {
+                            self.direct_give_up(error)?;
                             continue;
                         }
                         Ok(got) if from + got < until => got - got % self.align as usize,
-                        other => other?,
+                        Ok(got) => got,
                     }
                 }
                 _ => {
@@ -152,12 +157,20 @@ impl Medium {
         Ok(())
     }
 
-    /// Writes `bytes` at `at`, of any alignment. A sector that is covered only in part is read and merged.
-    pub(crate) fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), DiskError> {
+    /// Refuses what [`Medium::write`] would refuse without trying.
+    pub(crate) fn write_check(&self, at: u64, len: u64) -> Result<(), DiskError> {
         if self.poisoned {
             return Err(DiskError::Poisoned(self.path.clone()));
         }
-        self.range_check(at, bytes.len() as u64, self.len)?;
+        self.range_check(at, len, self.len)
+    }
+
+    /// Writes `bytes` at `at`, of any alignment. A sector that is covered only in part is read and merged.
+    pub(crate) fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        self.write_check(at, bytes.len() as u64)?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.wrote = true;
         self.write_span(at, bytes).map_err(|error| self.io("writing", at, error))
     }
@@ -189,6 +202,15 @@ impl Medium {
         if tail.is_empty() { Ok(()) } else { self.write_cached(direct_end, tail) }
     }
 
+    /// The kernel may refuse direct transfers at any time, some file systems for some places only: the page cache
+    /// serves then. Every other error is one.
+    fn direct_give_up(&mut self, error: io::Error) -> io::Result<()> {
+        match self.direct.take_if(|_| refuses_direct(&error)) {
+            Some(_) => Ok(()),
+            None => Err(error),
+        }
+    }
+
     /// One sector as it is now, into `edge`.
     fn edge_read(&mut self, at: u64) -> io::Result<()> {
         if let Some(fault) = self.faults.strike(Op::Read) {
@@ -208,18 +230,21 @@ impl Medium {
             let fault = self.faults.strike(Op::Write);
             let until = match fault {
                 Some(Fault::ShortWrite) => done + (span - done) / 2 / self.align as usize * self.align as usize,
-                Some(fault) => return Err(fault.to_error()),
+                Some(fault) => {
+                    self.direct_give_up(fault.to_error())?;
+                    continue;
+                }
                 None => span,
             };
             let bytes = &self.buffer[done..until];
             let at = start + done as u64;
             let wrote = match &self.direct {
                 Some(direct) if !bytes.is_empty() => match direct.write_at(bytes, at) {
-                    Err(error) if refuses_direct(&error) => {
-                        self.direct = None;
+                    Err(error) => {
+                        self.direct_give_up(error)?;
                         continue;
                     }
-                    other => other?,
+                    Ok(wrote) => wrote,
                 },
                 _ => {
                     self.file.write_all_at(bytes, at)?;
@@ -266,30 +291,25 @@ impl Medium {
     /// Makes the range read zero without transferring zeros. `false`: this medium cannot, nothing was done.
     /// `BLKDISCARD` is never used: after it a device may read anything.
     pub(crate) fn punch(&mut self, at: u64, len: u64) -> Result<bool, DiskError> {
-        if self.poisoned {
-            return Err(DiskError::Poisoned(self.path.clone()));
-        }
-        self.range_check(at, len, self.len)?;
+        self.write_check(at, len)?;
         if !self.punches {
             return Ok(false);
         }
-        if let Some(fault) = self.faults.strike(Op::Punch) {
-            return Err(self.io("punching a hole in", at, fault.to_error()));
-        }
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        loop {
-            return match fallocate(&self.file, mode, at, len) {
-                Ok(()) => {
-                    self.wrote = true;
-                    Ok(true)
-                }
-                Err(Errno::INTR) => continue,
-                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV) => {
-                    self.punches = false;
-                    Ok(false)
-                }
-                Err(error) => Err(self.io("punching a hole in", at, error.into())),
-            };
+        let result = match self.faults.strike(Op::Punch) {
+            Some(fault) => Err(fault.to_error()),
+            None => rustix::io::retry_on_intr(|| fallocate(&self.file, mode, at, len)).map_err(io::Error::from),
+        };
+        match result {
+            Ok(()) => {
+                self.wrote = true;
+                Ok(true)
+            }
+            Err(error) if cannot_punch(&error) => {
+                self.punches = false;
+                Ok(false)
+            }
+            Err(error) => Err(self.io("punching a hole in", at, error)),
         }
     }
 
@@ -346,4 +366,8 @@ impl Medium {
 
 fn refuses_direct(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::OPNOTSUPP))
+}
+
+fn cannot_punch(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV))
 }

@@ -74,7 +74,7 @@ impl Target {
     /// # Errors
     /// [`DiskError::Io`].
     pub fn hole_at(&self, at: u64) -> Result<Option<u64>, DiskError> {
-        hole_at(&self.medium, self.shape.size, at)
+        hole_clip(self.medium.data_next(at), self.shape.size, at)
     }
 
     /// Begins to write. Nothing happens on the target before the first differing byte.
@@ -86,10 +86,8 @@ impl Target {
     }
 }
 
-pub(crate) fn hole_at(medium: &Medium, size: u64, at: u64) -> Result<Option<u64>, DiskError> {
-    if at >= size {
-        return Ok(None);
-    }
-    let next = medium.data_next(at)?.map(|next| next.min(size));
-    Ok(next.and_then(|next| next.checked_sub(at)).filter(|len| *len > 0))
+/// The hole from `at` to where data begins, within an image of `size` bytes.
+pub(crate) fn hole_clip(data: Result<Option<u64>, DiskError>, size: u64, at: u64) -> Result<Option<u64>, DiskError> {
+    let end = data?.map(|next| next.min(size));
+    Ok(end.and_then(|end| end.checked_sub(at)).filter(|len| *len > 0))
 }

@@ -4,9 +4,9 @@ use slipway_chunk::{BLOCK, Verified, is_zero};
 
 use crate::error::DiskError;
 use crate::guard::{Guard, Part, image_guards, parts};
-use crate::medium::Medium;
 use crate::open::{Cleanup, Shape};
-use crate::target::{Target, TargetFacts, hole_at};
+use crate::staged::Staged;
+use crate::target::{Target, TargetFacts, hole_clip};
 use crate::touched::Touched;
 
 /// After so many written bytes a flush happens by itself: 64 MiB. Without it the kernel collects dirty pages
@@ -20,7 +20,7 @@ const WINDOW: u64 = 4 << 20;
 pub struct Writing {
     /// Before `medium`, so that a file is removed while its lock is still held.
     pub(crate) cleanup: Cleanup,
-    pub(crate) medium: Medium,
+    pub(crate) medium: Staged,
     pub(crate) facts: TargetFacts,
     pub(crate) shape: Shape,
     /// Sorted, apart from each other.
@@ -52,7 +52,7 @@ impl Writing {
             guards.push(Guard { at: range.start, held, changed: false, stays_zero });
         }
         Ok(Writing {
-            medium,
+            medium: Staged::new(medium),
             facts,
             shape,
             cleanup,
@@ -94,14 +94,7 @@ impl Writing {
     /// [`DiskError::OutOfRange`] beyond the target's end, [`DiskError::Io`].
     pub fn read(&mut self, at: u64, len: usize) -> Result<&[u8], DiskError> {
         let bytes = self.medium.read(at, len)?;
-        for guard in self.guards.iter().filter(|guard| !guard.stays_zero) {
-            let range = guard.range();
-            let (from, to) = (range.start.max(at), range.end.min(at + len as u64));
-            if from < to {
-                let held = &guard.held[(from - range.start) as usize..(to - range.start) as usize];
-                bytes[(from - at) as usize..(to - at) as usize].copy_from_slice(held);
-            }
-        }
+        guards_lay_over(&self.guards, at, bytes);
         Ok(bytes)
     }
 
@@ -110,7 +103,7 @@ impl Writing {
     /// # Errors
     /// [`DiskError::Io`].
     pub fn hole_at(&self, at: u64) -> Result<Option<u64>, DiskError> {
-        let Some(len) = hole_at(&self.medium, self.shape.size, at)? else {
+        let Some(len) = hole_clip(self.medium.data_next(at), self.shape.size, at)? else {
             return Ok(None);
         };
         // Guarded ranges are zero on the target while they are held, and fresh writes may not be settled.
@@ -129,7 +122,8 @@ impl Writing {
     pub fn chunk_write(&mut self, at: u64, chunk: &Verified<'_>) -> Result<u64, DiskError> {
         let bytes = chunk.bytes();
         self.medium.range_check(at, bytes.len() as u64, self.shape.size)?;
-        let old = self.read(at, bytes.len())?;
+        let old = self.medium.read_old(at, bytes.len())?;
+        guards_lay_over(&self.guards, at, old);
         let differing = runs(at, bytes.len(), |from, to| old[from..to] != bytes[from..to]);
         let mut total = 0;
         for (from, to) in differing {
@@ -281,6 +275,19 @@ impl Writing {
         }
         self.disarmed = true;
         Ok(())
+    }
+}
+
+/// Where `bytes`, read at `at`, are guarded, they become what is held.
+fn guards_lay_over(guards: &[Guard], at: u64, bytes: &mut [u8]) {
+    let end = at + bytes.len() as u64;
+    for guard in guards.iter().filter(|guard| !guard.stays_zero) {
+        let range = guard.range();
+        let (from, to) = (range.start.max(at), range.end.min(end));
+        if from < to {
+            let held = &guard.held[(from - range.start) as usize..(to - range.start) as usize];
+            bytes[(from - at) as usize..(to - at) as usize].copy_from_slice(held);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use slipway_chunk::{Fill, SparseRead};
+use slipway_chunk::{Fill, SparseRead, is_zero};
 use slipway_disk::{Fault, Faults, Op, Shape, SparseFile, TargetError, TargetKind, TargetOptions, target_open};
 use support::{MIB, differing, flash, gpt_put, noise, read, scratch};
 
@@ -109,7 +109,7 @@ fn round_trips_over_each_other() {
         if facts.old_backup_gpt && sealed.changed {
             let end = old.len() - sector;
             let ours = size.max(end);
-            assert!(after[ours..].iter().all(|byte| *byte == 0), "the old backup header");
+            assert!(is_zero(&after[ours..]), "the old backup header");
             assert!(after[size..end.max(size)] == old[size..end.max(size)], "the tail");
         } else {
             assert!(after[size..] == old[size..], "the tail");
@@ -140,21 +140,26 @@ fn every_operation_fails_on_a_device() {
     image[MIB + 200_000..MIB + 260_000].copy_from_slice(&noise(4, 60_000));
     let device = Loop::over(&old, &[]);
     let shape = Shape { size: image.len() as u64, sector_size: 512 };
-    for n in 0.. {
-        let faults = Faults::nth(n, if n % 2 == 0 { Fault::Error } else { Fault::ShortWrite });
-        let result = flash(&device.device, &image, &shape, faults.clone());
-        let found = device.content();
-        if faults.seen() <= n {
-            assert!(result.is_ok() && n > 40, "{n}");
-            break;
+    for fault in [Fault::Error, Fault::ShortWrite, Fault::Gone] {
+        for n in 0.. {
+            let faults = Faults::nth(n, fault);
+            let result = flash(&device.device, &image, &shape, faults.clone());
+            let found = device.content();
+            if faults.seen() <= n {
+                assert!(result.is_ok() && n > 20, "{n}");
+                break;
+            }
+            assert!(result.is_err(), "operation {n} {fault:?}");
+            assert!(
+                found == old || is_zero(&found[..8192]),
+                "operation {n} {fault:?}: a mixture that has a boot sector"
+            );
+            assert!(found[2 * MIB..3 * MIB - 512] == old[2 * MIB..3 * MIB - 512], "operation {n} {fault:?}: the tail");
+            // Back to the old version, tail and its header included.
+            flash(&device.device, &old, &Shape { size: old.len() as u64, ..shape }, Faults::none()).unwrap();
+            assert!(device.content() == old);
         }
-        assert!(result.is_err(), "operation {n}");
-        let bare = found[..8192].iter().all(|byte| *byte == 0);
-        assert!(found == old || bare, "operation {n}: a mixture that has a boot sector");
-        assert!(found[2 * MIB..3 * MIB - 512] == old[2 * MIB..3 * MIB - 512], "operation {n}: the tail");
-        // Back to the old version, tail and its header included.
         flash(&device.device, &old, &Shape { size: old.len() as u64, ..shape }, Faults::none()).unwrap();
-        assert!(device.content() == old);
     }
 }
 

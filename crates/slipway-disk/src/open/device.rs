@@ -115,11 +115,10 @@ impl Uses {
 
 fn use_refuse(path: &Path, dev: Dev, tree: &Tree, uses: &Uses) -> Result<(), TargetError> {
     let path = || path.to_owned();
-    for at in SYSTEM_MOUNTS {
-        // The last mount on a point is the one in use.
-        let below = uses.mounts.iter().rev().find(|(_, mount)| mount == at).map(|(root, _)| tree.below(*root));
-        if below.is_some_and(|below| below.contains(&dev)) {
-            return Err(TargetError::System { path: path(), at: at.to_owned() });
+    let system = uses.mounts.iter().filter(|(_, at)| SYSTEM_MOUNTS.contains(&at.as_str()));
+    for (mounted, at) in system {
+        if tree.below(*mounted).contains(&dev) {
+            return Err(TargetError::System { path: path(), at: at.clone() });
         }
     }
     let above = tree.above(dev);
