@@ -1,0 +1,97 @@
+//! Typical mistakes without a server: what is said, what comes next, which exit code.
+
+#[allow(unreachable_pub)]
+mod house;
+
+use house::{Place, golden};
+use std::fmt::Write;
+use std::io::{Read, Write as _};
+
+/// A port where something answers that is not Slipway.
+fn stranger() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut stream = stream;
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 15\r\nconnection: close\r\n\r\n<p>Hello!</p>\r\n");
+        }
+    });
+    url
+}
+
+/// A port where nobody listens.
+fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+#[test]
+fn mistakes_are_named_with_the_next_step() {
+    let place = Place::new();
+    place.file("empty.raw", b"");
+    place.file("disk.raw", b"some bytes");
+    place.file("disk.qcow2", &b"QFI\xfb\0\0\0\x03".repeat(100));
+    place.file("open.toml", b"");
+    std::fs::create_dir(place.path("folder")).unwrap();
+    let (stranger, nobody) = (stranger(), nobody());
+    let none: &[(&str, &str)] = &[];
+    let url = &[("SLIPWAY_URL", "http://127.0.0.1:9")][..];
+    let gone = &[("SLIPWAY_URL", nobody.as_str()), ("SLIPWAY_TOKEN", "slp_x")][..];
+    let other = &[("SLIPWAY_URL", stranger.as_str()), ("SLIPWAY_TOKEN", "slp_x")][..];
+    let wrong = &[("SLIPWAY_URL", "slip.lab"), ("SLIPWAY_TOKEN", "slp_x")][..];
+    let no_ca = &[("SLIPWAY_URL", "https://slip.lab"), ("SLIPWAY_TOKEN", "slp_x"), ("SLIPWAY_CA", "none.pem")][..];
+    let rows: &[(&[&str], &[(&str, &str)], i32)] = &[
+        (&["image", "ls"], none, 2),
+        (&["image", "ls"], url, 4),
+        (&["image", "ls"], wrong, 2),
+        (&["image", "ls"], no_ca, 3),
+        (&["image", "ls"], gone, 9),
+        (&["image", "ls"], other, 1),
+        (&["image", "show", "os"], gone, 2),
+        (&["image", "show", "me/../etc"], gone, 2),
+        (&["image", "show", "me/a\u{202e}b\u{1b}[2J"], gone, 2),
+        (&["image", "show", "Jan/os"], gone, 2),
+        (&["image", "log", "me/os:1"], gone, 2),
+        (&["image", "rm", "me/os:latest"], gone, 2),
+        (&["image", "rm", "me/fine", "me/not fine"], gone, 2),
+        (&["image", "set", "me/os"], gone, 2),
+        (&["image", "share", "me/os"], gone, 2),
+        (&["image", "rename", "me/os", "latest"], gone, 2),
+        (&["channel", "set", "me/os:1", "7up"], gone, 2),
+        (&["user", "add", "me"], gone, 2),
+        (&["user", "add", "eva", "--password"], gone, 2),
+        (&["push", "empty.raw", "me/os"], gone, 2),
+        (&["push", "missing.raw", "me/os"], gone, 3),
+        (&["push", "folder", "me/os"], gone, 2),
+        (&["push", "disk.qcow2", "me/os"], gone, 2),
+        (&["push", "disk.raw", "me/os", "--format", "xz"], gone, 2),
+        (&["push", "-", "me/os"], gone, 2),
+        (&["push", "disk.raw", "me/os"], gone, 9),
+        (&["pull", "me/os", "-o", "json"], gone, 2),
+        (&["login", "http://127.0.0.1:9"], none, 2),
+        (&["login", "http://127.0.0.1:9", "--user", "eva"], none, 2),
+        (&["config", "show", "--orgin"], none, 2),
+        (&["imgae", "ls"], none, 2),
+        (&["image", "shwo", "me/os"], none, 2),
+        (&["image", "ls", "-o", "xml"], none, 2),
+        (&["image", "create", "me/os", "--type", "sytem"], none, 2),
+        (&["task", "wait", "\u{1b}[2Jx"], none, 2),
+        (&["serve", "--listen", "nowhere"], none, 2),
+        (&["serve", "--config", "missing.toml"], none, 3),
+    ];
+    let mut all = String::new();
+    for (words, env, code) in rows {
+        let ran = place.run(words, env, b"").expect(*code);
+        assert!(ran.out.is_empty(), "{words:?} printed {}", ran.text());
+        assert!(ran.err.chars().all(|c| c == '\n' || !c.is_control()), "{words:?} steers the terminal: {:?}", ran.err);
+        assert!(ran.err.contains("next: ") || ran.err.contains("try '--help'"), "{words:?} has no next step: {}", ran.err);
+        assert!(!ran.err.contains("failed to") && !ran.err.contains("os error"), "{words:?}: {}", ran.err);
+        let shown = ran.err.replace(&stranger, "http://STRANGER").replace(&nobody, "http://NOBODY");
+        let shown = shown.replace(place.dir.path().to_str().unwrap(), "FOLDER");
+        let words: Vec<String> = words.iter().map(|word| word.escape_debug().to_string()).collect();
+        writeln!(all, "$ slipway {}\n{}exit {code}\n", words.join(" "), shown).unwrap();
+    }
+    golden("mistakes.txt", &all);
+}
