@@ -1,15 +1,35 @@
 //! What to fetch or send, in which order, over how many connections.
+//!
+//! [`push`] makes a version of a [`Source`]. [`RemoteContent`] finds a version; [`flash`] makes a target hold it, [`target_verify`]
+//! compares, [`pull_file`] and [`pull_stream`] bring it here. Threads read, hash and write; tasks wait for the network; bounded
+//! channels lie between them. Every future here wants a Tokio runtime with its timers and blocking threads.
 
+mod caps;
+mod compare;
 mod control;
 mod error;
+mod fetch;
+mod flash;
+mod index;
+mod look;
+mod marks;
+mod moves;
+mod plan;
+mod pull;
 mod push;
 mod remote;
 mod send;
 mod source;
+mod verify;
 mod window;
 
+pub use caps::Caps;
+pub use compare::Range;
 pub use control::{Cancel, Control, Event, Step};
 pub use error::TransferError;
+pub use flash::{FlashOptions, Flashed, flash};
+pub use pull::{Streamed, pull_file, pull_stream};
 pub use push::{PushOptions, Pushed, push};
 pub use remote::RemoteContent;
 pub use source::{Reading, Source};
+pub use verify::{Checked, target_verify};

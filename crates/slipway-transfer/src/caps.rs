@@ -1,0 +1,23 @@
+/// Bounds of a flash. The defaults keep it within about 64 MiB, whatever the size of image and target; beyond a bound data is
+/// fetched instead of found on the target, and nothing ever fails for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// Chunks of the target that are remembered to be found elsewhere; 16 bytes each.
+    pub index: usize,
+    /// Chunks that are copied within the target; about 90 bytes each.
+    pub moves: usize,
+    /// Bytes that are held while the place they came from is overwritten.
+    pub held: u64,
+    /// Bytes between two frames that are fetched along with them rather than asked for apart.
+    pub gap: u32,
+    /// Bytes of one request.
+    pub range: u32,
+    /// Raw bytes of the frames of one request.
+    pub range_raw: u32,
+}
+
+impl Default for Caps {
+    fn default() -> Self {
+        Self { index: 1 << 20, moves: 150_000, held: 16 << 20, gap: 64 << 10, range: 2 << 20, range_raw: 6 << 20 }
+    }
+}
