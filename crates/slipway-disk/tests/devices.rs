@@ -7,6 +7,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use slipway_chunk::{Fill, SparseRead, is_zero};
 use slipway_disk::{Fault, Faults, Op, Shape, SparseFile, TargetError, TargetKind, TargetOptions, target_open};
@@ -50,6 +52,19 @@ impl Drop for Loop {
     fn drop(&mut self) {
         let _ = Command::new("losetup").arg("--detach").arg(&self.device).status();
     }
+}
+
+/// Detaches at once, or when the last other program that looks at the device closes it: that is waited for.
+fn detach(device: &Path) {
+    run("losetup", &["--detach", &device.to_string_lossy()]);
+    let backing = Path::new("/sys/class/block").join(device.file_name().unwrap()).join("loop/backing_file");
+    for _ in 0..200 {
+        if !backing.exists() {
+            return;
+        }
+        sleep(Duration::from_millis(10));
+    }
+    panic!("{} stays attached", device.display());
 }
 
 /// A mount, undone at the end.
@@ -180,7 +195,7 @@ fn what_does_not_fit() {
     assert!(matches!(refused(&device.backing, MIB, 512), TargetError::Held { .. }));
     let upper = PathBuf::from(run("losetup", &["--find", "--show", &device.device.to_string_lossy()]));
     let error = refused(&device.device, MIB, 512);
-    run("losetup", &["--detach", &upper.to_string_lossy()]);
+    detach(&upper);
     assert!(matches!(error, TargetError::Held { .. }), "{error}");
     // A second flash to the same device.
     let first = target_open(&device.device, &Shape { size: 4096, sector_size: 512 }, &PLAIN, Faults::none()).unwrap();
