@@ -99,8 +99,7 @@ fn rounds(place: Place, seed: u64, rounds: usize) {
     let done = AtomicUsize::new(0);
     for round in 0..rounds {
         let stop = AtomicBool::new(false);
-        let crowd =
-            Crowd { folder: &folder, client: server.admin(), oracle: oracle.clone(), stop: &stop, done: &done };
+        let crowd = Crowd { folder: &folder, client: server.admin(), oracle: oracle.clone(), stop: &stop, done: &done };
         let shots = 1 + chance.below(2);
         server = std::thread::scope(|scope| {
             for image in ["me/a", "me/b"] {
@@ -268,6 +267,9 @@ fn flash_shot_at_any_moment() {
             Left::Disarmed => 2,
         }] += 1;
     }
-    println!("a flash takes {whole:?}; shot {tries} times it left old {}, new {}, disarmed {}", seen[0], seen[1], seen[2]);
+    println!(
+        "a flash takes {whole:?}; shot {tries} times it left old {}, new {}, disarmed {}",
+        seen[0], seen[1], seen[2]
+    );
     same(&flashing.target, &kit::oracle::file_of(folder.path(), &flashing.new));
 }

@@ -135,8 +135,9 @@ impl Said {
     /// What it printed, as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|why| panic!("slipway {} printed no JSON ({why}):\n{}{}", self.line, self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout).unwrap_or_else(|why| {
+            panic!("slipway {} printed no JSON ({why}):\n{}{}", self.line, self.stdout, self.stderr)
+        })
     }
 }
 

@@ -72,18 +72,39 @@ pub fn database_url(place: &Place) -> String {
 
 /// Lets hours pass for everything that waits for its end: trash, doomed and staged blobs, leases. The server must be down.
 pub fn time_pass(place: &Place, hours: u64) {
-    let ms = hours * 3_600_000;
-    let mut statements = Vec::new();
-    for (table, columns) in [
+    let columns = [
         ("blob", &["created_at", "doomed_at"][..]),
         ("version", &["trashed_at"]),
         ("image", &["trashed_at"]),
         ("upload", &["lease_until", "created_at"]),
-    ] {
-        for column in columns {
-            statements.push(format!("UPDATE {table} SET {column} = {column} - {ms} WHERE {column} IS NOT NULL"));
-        }
-    }
+    ];
+    times_shift(place, &columns, -(hours.cast_signed()));
+}
+
+/// Sets the clock back: everything that was ever written lies that much further in the future. The server must be down.
+pub fn clock_back(place: &Place, hours: u64) {
+    let columns = [
+        ("blob", &["created_at", "doomed_at"][..]),
+        ("version", &["created_at", "trashed_at"]),
+        ("image", &["created_at", "updated_at", "trashed_at"]),
+        ("content", &["created_at"]),
+        ("upload", &["lease_until", "commit_until", "created_at"]),
+        ("token", &["created_at", "expires_at", "last_used_at"]),
+        ("task", &["lease_until", "not_before", "created_at", "started_at", "finished_at"]),
+        ("journal", &["at"]),
+        ("channel", &["updated_at"]),
+        ("idempotency", &["created_at"]),
+    ];
+    times_shift(place, &columns, hours.cast_signed());
+}
+
+fn times_shift(place: &Place, columns: &[(&str, &[&str])], hours: i64) {
+    let ms = hours * 3_600_000;
+    let statements: Vec<_> = columns
+        .iter()
+        .flat_map(|(table, columns)| columns.iter().map(move |column| (table, column)))
+        .map(|(table, column)| format!("UPDATE {table} SET {column} = {column} + ({ms}) WHERE {column} IS NOT NULL"))
+        .collect();
     execute(&database_url(place), &statements);
 }
 

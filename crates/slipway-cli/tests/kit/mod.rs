@@ -6,8 +6,11 @@ pub mod base;
 pub mod client;
 pub mod database;
 pub mod image;
+pub mod loops;
 pub mod oracle;
+pub mod proxy;
 pub mod s3;
+pub mod samples;
 pub mod server;
 
 use std::path::{Path, PathBuf};

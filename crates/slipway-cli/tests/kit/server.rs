@@ -109,12 +109,17 @@ impl Server {
         let log = place.folder.join(format!("serve.{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
         let file = File::create(&log).unwrap();
         let begun = Instant::now();
-        let mut child =
-            place.command().stdout(file.try_clone().unwrap()).stderr(file).spawn().expect("the server's program starts");
+        let mut child = place
+            .command()
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .expect("the server's program starts");
         loop {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             if let Some(url) = ready_url(&said) {
-                let port = url.rsplit(':').next().and_then(|text| text.parse().ok()).expect("the address ends in a port");
+                let port =
+                    url.rsplit(':').next().and_then(|text| text.parse().ok()).expect("the address ends in a port");
                 let place = Place { port, ..place.clone() };
                 return Ok(Self { place, url, ready_after: begun.elapsed(), log, child });
             }
