@@ -5,7 +5,6 @@ use std::io;
 use slipway_chunk::{ChunkId, FormatError, SegmentId};
 
 use crate::blobs::BlobError;
-use crate::id::SpaceId;
 use crate::ledger::{BlobKind, LedgerError};
 
 /// Why the store did not do what it was asked.
@@ -48,8 +47,8 @@ pub enum StoreError {
     PastEnd { offset: u64, len: u64, size: u64 },
     #[error("another prune or repair is running in this process")]
     Busy,
-    #[error("pack in space {space}: {detail}")]
-    Pack { space: SpaceId, detail: String },
+    #[error("another prune or repair ran since this plan was made; make a new one")]
+    PlanStale,
 }
 
 impl StoreError {

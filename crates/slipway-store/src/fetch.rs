@@ -45,7 +45,7 @@ impl Store {
     ) -> Result<Arc<Segment>, StoreError> {
         let name = id.to_string();
         let found = ledger.blob_find(spaces, BlobKind::Segment, &name)?;
-        if found.is_some_and(|row| row.state.readable())
+        if found.is_some_and(|row| row.is_readable())
             && let Some(segment) = self.segments.get(id)
         {
             return Ok(segment);

@@ -137,7 +137,7 @@ impl Index {
         let mut damages = Vec::new();
         for row in rows {
             match row.state {
-                BlobState::Live | BlobState::Doomed => {
+                BlobState::Live | BlobState::Doomed if row.is_readable() => {
                     if self.state_set(&row) {
                         continue;
                     }
@@ -154,7 +154,7 @@ impl Index {
                     }
                 }
                 BlobState::Gone | BlobState::Quarantined => self.take_out(&row),
-                BlobState::Staged => self.write().seen(&row),
+                BlobState::Staged | BlobState::Live | BlobState::Doomed => self.write().seen(&row),
             }
         }
         Ok(damages)

@@ -114,6 +114,14 @@ pub struct BlobRow {
     pub doomed_at: Option<i64>,
 }
 
+impl BlobRow {
+    /// Whether its blob was finished and may be read. A staged row that prune doomed may not: its
+    /// blob may be half there, or not at all.
+    pub fn is_readable(&self) -> bool {
+        self.state.readable() && self.digest.is_some()
+    }
+}
+
 /// A row to be inserted as staged; the ledger adds time and change counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewBlob {
@@ -159,9 +167,9 @@ pub trait Ledger: Send + Sync {
     fn blob_forget(&self, id: &BlobId) -> Result<(), LedgerError>;
     /// Packs whose `rev` is greater, in any state, ordered by `rev`.
     fn packs_since(&self, rev: i64) -> Result<Vec<BlobRow>, LedgerError>;
-    /// A live row of that name in one of the spaces, else a doomed one, else none.
+    /// A live row of that name in one of the spaces, else a doomed one that has been live, else none.
     fn blob_find(&self, spaces: &[SpaceId], kind: BlobKind, name: &str) -> Result<Option<BlobRow>, LedgerError>;
-    /// All live and doomed rows of these names in these spaces, in any order.
+    /// All rows of these names in these spaces that are live, or doomed and have been live; in any order.
     fn blobs_find(&self, spaces: &[SpaceId], kind: BlobKind, names: &[String]) -> Result<Vec<BlobRow>, LedgerError>;
     /// All rows in these states.
     fn blobs_in(&self, states: &[BlobState]) -> Result<Vec<BlobRow>, LedgerError>;

@@ -176,7 +176,7 @@ impl Ledger for MemoryLedger {
             .filter_map(|name| inner.names.get(&(kind, name.clone())))
             .flatten()
             .filter_map(|id| inner.rows.get(id))
-            .filter(|row| row.state.readable() && spaces.contains(&row.space))
+            .filter(|row| row.is_readable() && spaces.contains(&row.space))
             .cloned()
             .collect())
     }

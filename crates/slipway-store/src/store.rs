@@ -1,7 +1,7 @@
 //! The store: blobs, the index of their chunks, and what was found wrong.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use slipway_chunk::{ChunkId, DecodedFrame, PackId, Segment, SegmentId};
 
@@ -14,6 +14,7 @@ use crate::footers::Footers;
 use crate::id::{BlobId, SpaceId};
 use crate::index::{Index, PackRow};
 use crate::ledger::{BlobKind, BlobRow, BlobState, Ledger};
+use crate::prune::Changes;
 
 /// Findings kept until somebody asks; more are dropped, a check finds them again.
 const FINDINGS_MAX: usize = 1000;
@@ -76,7 +77,7 @@ pub struct Store {
     pub(crate) segments: Cache<SegmentId, Arc<Segment>>,
     pub(crate) frames: Cache<(BlobId, u32), Arc<DecodedFrame>>,
     /// Held by prune and by repairs.
-    pub(crate) changing: Mutex<()>,
+    changing: Mutex<Changes>,
     findings: Mutex<Vec<Finding>>,
     _faults: Faults,
 }
@@ -92,7 +93,7 @@ impl Store {
             blobs,
             config,
             index,
-            changing: Mutex::new(()),
+            changing: Mutex::new(Changes { store: rand::random(), count: 0 }),
             findings: Mutex::default(),
             _faults: faults,
         }))
@@ -106,6 +107,20 @@ impl Store {
     /// `Poisoned` if the store is: what a commit asks last.
     pub fn poison_check(&self) -> Result<(), StoreError> {
         if self.is_poisoned() { Err(StoreError::Poisoned) } else { Ok(()) }
+    }
+
+    /// The right to run a prune or a repair.
+    pub(crate) fn changing_lock(&self) -> Result<MutexGuard<'_, Changes>, StoreError> {
+        match self.changing.try_lock() {
+            Ok(guard) => Ok(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(StoreError::Busy),
+        }
+    }
+
+    /// How many prunes and repairs were begun; waits for a running one.
+    pub(crate) fn changes(&self) -> Changes {
+        *self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Brings the index up to the rows. Packs that cannot be indexed become findings.
@@ -195,6 +210,7 @@ impl Store {
         ledger: &dyn Ledger,
     ) -> Result<(BlobRow, Vec<u8>), StoreError> {
         let mut rows = ledger.blobs_find(spaces, kind, &[name.to_owned()])?;
+        rows.retain(BlobRow::is_readable);
         rows.sort_by_key(|row| (row.state != BlobState::Live, row.id));
         let mut first_error = None;
         for row in rows {

@@ -156,7 +156,14 @@ impl S3Blobs {
             return Ok(());
         };
         let id = String::from_utf8(id.to_vec()).map_err(io::Error::other)?;
-        missing_is_fine(self.ask(io, self.store.abort_multipart(&self.path(key), &id)))?;
+        // A blob under the key means that the upload was completed and only its note stayed.
+        match self.ask(io, self.store.head(&self.path(key))) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                missing_is_fine(self.ask(io, self.store.abort_multipart(&self.path(key), &id)))?;
+            }
+            Err(error) => return Err(error),
+        }
         missing_is_fine(self.ask(io, self.store.delete(&note)))
     }
 

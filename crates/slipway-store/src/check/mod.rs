@@ -62,11 +62,13 @@ impl Store {
         ledger: &dyn Ledger,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<CheckReport, StoreError> {
-        let _one = match (spec.repair, self.changing.try_lock()) {
-            (false, _) => None,
-            (true, Ok(guard)) => Some(guard),
-            (true, Err(std::sync::TryLockError::Poisoned(poisoned))) => Some(poisoned.into_inner()),
-            (true, Err(std::sync::TryLockError::WouldBlock)) => return Err(StoreError::Busy),
+        let _one = match spec.repair {
+            true => {
+                let mut changing = self.changing_lock()?;
+                changing.count += 1;
+                Some(changing)
+            }
+            false => None,
         };
         let mut report = CheckReport::default();
         let mut bad = Bad::default();
@@ -83,7 +85,7 @@ impl Store {
 
         let total = rows.len() as u64;
         for (number, row) in rows.iter().enumerate() {
-            if row.state.readable() {
+            if row.is_readable() {
                 report.blobs += 1;
                 self.row_check(row, spec, ledger, &mut report, &mut bad)?;
             }

@@ -39,7 +39,7 @@ impl<'a> Marker<'a> {
     pub(super) fn new(store: &'a Store, ledger: &'a dyn Ledger, rows: &'a [BlobRow]) -> Marker<'a> {
         let mut names: Names<'a> = HashMap::new();
         for row in rows {
-            if row.kind != BlobKind::Pack && row.state.readable() {
+            if row.kind != BlobKind::Pack && row.is_readable() {
                 names.entry((row.kind, &row.name)).or_default().push(row);
             }
         }

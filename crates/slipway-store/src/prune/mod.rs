@@ -90,6 +90,17 @@ pub struct PrunePlan {
     pub bytes_rewritten: u64,
     /// Bytes of all live blobs.
     pub bytes_live: u64,
+    /// When it was made; a plan that came through text is for reading only.
+    #[serde(skip)]
+    pub(crate) made: Changes,
+}
+
+/// How many prunes and repairs this open store has run. A plan runs only while that is what it was
+/// when the plan was begun: each deletion relies on copies that another change may have taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    pub(crate) store: u64,
+    pub(crate) count: u64,
 }
 
 impl PrunePlan {

@@ -16,6 +16,7 @@ impl Store {
         ledger: &dyn Ledger,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<PrunePlan, StoreError> {
+        let made = self.changes();
         // The order of these reads is rule 1 of the module.
         let rows = ledger.blobs_in(&[BlobState::Staged, BlobState::Live, BlobState::Doomed])?;
         let open: HashSet<String> = ledger.uploads_open()?.into_iter().collect();
@@ -23,7 +24,7 @@ impl Store {
         let contents = ledger.contents()?;
         let marks = Marker::new(self, ledger, &rows).run(&contents, progress)?;
 
-        let mut plan = PrunePlan { held_back: marks.reasons.iter().cloned().collect(), ..PrunePlan::default() };
+        let mut plan = PrunePlan { held_back: marks.reasons.iter().cloned().collect(), made, ..PrunePlan::default() };
         for row in &rows {
             self.row_decide(row, spec, &open, &marks, &mut plan)?;
         }
@@ -41,7 +42,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let frozen = marks.frozen.contains(&row.space);
         let leased = row.upload.as_ref().is_some_and(|upload| open.contains(upload));
-        let unindexed = row.kind == BlobKind::Pack && row.state.readable() && self.index.pack(&row.id).is_none();
+        let unindexed = row.kind == BlobKind::Pack && row.is_readable() && self.index.pack(&row.id).is_none();
         let referred = match row.kind {
             BlobKind::Pack => marks.packs.contains_key(&row.id),
             BlobKind::Segment | BlobKind::Manifest => marks.named.contains(&row.id),

@@ -1,7 +1,6 @@
 //! Doing what a plan says.
 
 use std::collections::BTreeMap;
-use std::sync::TryLockError;
 
 use super::{PlanRewrite, PruneDone, PrunePlan};
 use crate::error::StoreError;
@@ -12,19 +11,22 @@ use crate::rewrite::Rewriter;
 use crate::store::{Progress, Store};
 
 impl Store {
-    /// Runs a plan: revive, rewrite, doom, delete. Whatever changed since it was made is kept. One
-    /// at a time in a process; two processes at once stay safe by the two marks.
+    /// Runs a plan: revive, rewrite, doom, delete. Whatever changed since it was made is kept.
+    ///
+    /// # Errors
+    /// `Busy` while another prune or repair runs in this process, `PlanStale` when one ran since the
+    /// plan was begun. Only one process may prune a store at a time, which the server's task lease sees to.
     pub fn prune_run(
         &self,
         plan: &PrunePlan,
         ledger: &dyn Ledger,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<PruneDone, StoreError> {
-        let _one = match self.changing.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(StoreError::Busy),
-        };
+        let mut changing = self.changing_lock()?;
+        if plan.made != *changing {
+            return Err(StoreError::PlanStale);
+        }
+        changing.count += 1;
         self.poison_check()?;
         let mut done = PruneDone::default();
         for blob in &plan.revive {
