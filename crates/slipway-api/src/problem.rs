@@ -26,7 +26,7 @@ pub struct Problem {
     pub offset: Option<u64>,
     /// Seconds to wait before asking again, with `slow_down`; also the header `Retry-After`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub retry_after: Option<u64>,
+    pub retry_after: Option<u32>,
     /// Finds the request in the server's log.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub request_id: Option<String>,
@@ -55,7 +55,7 @@ impl Problem {
     }
 
     /// Says how many seconds to wait before asking again.
-    pub fn retry_after(mut self, seconds: u64) -> Self {
+    pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
         self
     }

@@ -244,7 +244,11 @@ impl Standing {
             Object::Upload { maker, image: facts, .. } => {
                 let own = *maker == user.id;
                 let of_image = image(facts);
-                Self { sees: (own && of_image.sees) || admin, owns: own && of_image.owns, of_system: own && of_image.of_system }
+                Self {
+                    sees: (own && of_image.sees) || admin,
+                    owns: own && of_image.owns,
+                    of_system: own && of_image.of_system,
+                }
             }
             Object::Task { maker, .. } => {
                 let owns = *maker == Some(user.id);
@@ -288,7 +292,12 @@ fn role_need(user: &CallerUser, standing: Standing, action: Action) -> Option<&'
 /// The scopes of which one is needed; none at all means that any token will do.
 fn scope_need(user: &CallerUser, action: Action, object: &Object<'_>) -> &'static [Verb] {
     match action {
-        Action::Identify | Action::TaskList | Action::TaskRead => &[],
+        Action::Identify | Action::TaskList => &[],
+        // Anybody may follow what they asked for themselves; what others did is care of the store.
+        Action::TaskRead => match object {
+            Object::Task { maker, .. } if *maker == Some(user.id) => &[],
+            _ => &[Verb::Store],
+        },
         Action::ImageList | Action::ImageRead => &[Verb::ImageRead],
         Action::ImageCreate | Action::ImageWrite | Action::UploadUse => &[Verb::ImageWrite],
         Action::ImageDelete => &[Verb::ImageDelete],
@@ -469,7 +478,9 @@ mod tests {
     #[test]
     fn what_may_not_be_seen_is_like_what_is_missing() {
         let gone = Object::NoImage { owner_name: "owner", slug: "os" };
-        for scopes in [Scopes::all(), Scopes::parse(&[Scope("image:read:other/*".into())], "x").unwrap(), Scopes::none()] {
+        for scopes in
+            [Scopes::all(), Scopes::parse(&[Scope("image:read:other/*".into())], "x").unwrap(), Scopes::none()]
+        {
             for action in [Action::ImageRead, Action::ImageWrite, Action::ImageDelete, Action::ImageShare] {
                 let who = caller("other", scopes.clone());
                 let unseen = allowed(&who, action, &Object::Image(image("private"))).unwrap_err();
@@ -491,15 +502,30 @@ mod tests {
     fn refusals_name_what_is_needed() {
         for (actor, scope, action, kind, title) in [
             ("reader", "*", Action::ImageWrite, "shared", "changing image owner/os needs its owner or role admin"),
-            ("other", "*", Action::ImageShare, "system", "sharing image system/os needs role moderator or admin, because it belongs to the system"),
-            ("owner", "image:read", Action::ImageDelete, "private", "deleting image owner/os needs a token with scope image:delete:owner/os"),
+            (
+                "other",
+                "*",
+                Action::ImageShare,
+                "system",
+                "sharing image system/os needs role moderator or admin, because it belongs to the system",
+            ),
+            (
+                "owner",
+                "image:read",
+                Action::ImageDelete,
+                "private",
+                "deleting image owner/os needs a token with scope image:delete:owner/os",
+            ),
             ("nobody", "*", Action::ImageRead, "public", "a token is needed"),
         ] {
             let who = caller(actor, Scopes::parse(&[Scope(scope.into())], "x").unwrap());
             assert_eq!(allowed(&who, action, &Object::Image(image(kind))).unwrap_err().title, title);
         }
         let who = caller("moderator", Scopes::all());
-        assert_eq!(allowed(&who, Action::StoreCare, &Object::Server).unwrap_err().title, "caring for the store needs role admin");
+        assert_eq!(
+            allowed(&who, Action::StoreCare, &Object::Server).unwrap_err().title,
+            "caring for the store needs role admin"
+        );
     }
 
     #[test]

@@ -28,15 +28,8 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb, for documentation and tests.
-    pub const ALL: [Self; 7] = [
-        Self::All,
-        Self::ImageRead,
-        Self::ImageWrite,
-        Self::ImageDelete,
-        Self::ImageShare,
-        Self::People,
-        Self::Store,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::All, Self::ImageRead, Self::ImageWrite, Self::ImageDelete, Self::ImageShare, Self::People, Self::Store];
 
     /// The text of it.
     pub fn as_str(self) -> &'static str {
@@ -96,7 +89,9 @@ impl Pattern {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScopeError {
     /// The verb is none of ours.
-    #[error("scope '{0}' is unknown; known are *, image:read, image:write, image:delete, image:share, people and store")]
+    #[error(
+        "scope '{0}' is unknown; known are *, image:read, image:write, image:delete, image:share, people and store"
+    )]
     Verb(String),
     /// A pattern where none is possible.
     #[error("scope '{0}' takes no pattern")]
@@ -127,8 +122,7 @@ impl Grant {
         if let Some(verb) = Verb::ALL.into_iter().find(|v| v.as_str() == text) {
             return Ok(Self { verb, pattern: Pattern::Any });
         }
-        let (verb, pattern) =
-            Verb::ALL.into_iter().find_map(with_pattern).ok_or_else(|| ScopeError::Verb(shown()))?;
+        let (verb, pattern) = Verb::ALL.into_iter().find_map(with_pattern).ok_or_else(|| ScopeError::Verb(shown()))?;
         if !verb.takes_pattern() {
             return Err(ScopeError::NoPattern(shown()));
         }
@@ -340,9 +334,12 @@ mod tests {
             Just("store"),
             Just("*")
         ];
-        let pattern =
-            prop_oneof![Just(String::new()), Just(":*".to_owned()), "[ab]/[ab]{1,2}".prop_map(|p| format!(":{p}")), "[ab]/[ab]{0,2}"
-                .prop_map(|p| format!(":{p}*"))];
+        let pattern = prop_oneof![
+            Just(String::new()),
+            Just(":*".to_owned()),
+            "[ab]/[ab]{1,2}".prop_map(|p| format!(":{p}")),
+            "[ab]/[ab]{0,2}".prop_map(|p| format!(":{p}*"))
+        ];
         (verb, pattern).prop_map(|(verb, pattern)| match verb.starts_with("image") {
             true => format!("{verb}{pattern}"),
             false => verb.to_owned(),

@@ -162,8 +162,7 @@ impl SetupCode {
         if text.len() > 4 * CODE_LEN {
             return None;
         }
-        let plain: String =
-            text.chars().filter(|c| !matches!(c, '-' | ' ')).map(|c| c.to_ascii_lowercase()).collect();
+        let plain: String = text.chars().filter(|c| !matches!(c, '-' | ' ')).map(|c| c.to_ascii_lowercase()).collect();
         let fine = plain.len() == CODE_LEN && plain.bytes().all(|byte| CODE_ALPHABET.contains(&byte));
         fine.then(|| Self(Secret::new(plain)))
     }
@@ -276,7 +275,16 @@ mod tests {
             }
         }
         let text = TokenSecret::random().reveal().to_owned();
-        for bad in ["", "slp_", "SLP_", &text[4..], &format!("{text}0"), &text[..37], &format!(" {text}"), &format!("{text}\n")] {
+        for bad in [
+            "",
+            "slp_",
+            "SLP_",
+            &text[4..],
+            &format!("{text}0"),
+            &text[..37],
+            &format!(" {text}"),
+            &format!("{text}\n"),
+        ] {
             assert_eq!(TokenSecret::parse(bad), None, "{bad:?}");
         }
         // The checksum is a fixed part of the format: leading zeros are kept.
@@ -317,7 +325,9 @@ mod tests {
         for typed in [shown.clone(), shown.to_uppercase(), shown.replace('-', ""), shown.replace('-', " ")] {
             assert_eq!(SetupCode::parse(&typed), Some(code.clone()), "{typed:?}");
         }
-        for bad in ["", "abcd", &shown[1..], &format!("{shown}2"), &shown.replace(|c: char| c != '-', "0"), &"-".repeat(4000)] {
+        for bad in
+            ["", "abcd", &shown[1..], &format!("{shown}2"), &shown.replace(|c: char| c != '-', "0"), &"-".repeat(4000)]
+        {
             assert_eq!(SetupCode::parse(bad), None, "{bad:?}");
         }
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Keys remembered at most; a key is at most some 100 bytes.
 const KEYS_MAX: usize = 20_000;
 /// Seconds that somebody is told to wait at most.
-const WAIT_MAX: u64 = 900;
+const WAIT_MAX: u32 = 900;
 /// A key is forgotten after so long without an attempt.
 const QUIET_MS: i64 = 3_600_000;
 
@@ -27,7 +27,7 @@ enum Key {
 
 impl Key {
     /// Attempts that are free, attempts that are answered late, and the longest wait after that in seconds.
-    fn limits(&self) -> (u32, u32, u64) {
+    fn limits(&self) -> (u32, u32, u32) {
         match self {
             Self::Pair(..) => (3, 4, WAIT_MAX),
             Self::Source(_) => (20, 20, WAIT_MAX),
@@ -56,7 +56,7 @@ pub enum Verdict {
     /// Go on after this long, which may be zero.
     Go(Duration),
     /// Refuse; ask again in so many seconds.
-    Wait(u64),
+    Wait(u32),
 }
 
 /// The counts of failed attempts.
@@ -96,7 +96,8 @@ impl SlowDown {
         let known = keys.iter().filter_map(|key| counts.get(key)).filter(|count| !count.is_stale(now));
         let wait = known.map(|count| count.not_before - now).max().unwrap_or(0);
         if wait > 0 {
-            return Verdict::Wait((wait as u64).div_ceil(1000).min(WAIT_MAX));
+            let seconds = u32::try_from((wait as u64).div_ceil(1000)).unwrap_or(WAIT_MAX);
+            return Verdict::Wait(seconds.min(WAIT_MAX));
         }
         room_make(&mut counts, now);
         let mut delay = Duration::ZERO;
@@ -110,8 +111,8 @@ impl SlowDown {
             count.last = now;
             let over = count.failures.saturating_sub(free);
             if over > late {
-                let seconds = 1u64.checked_shl(over - late).unwrap_or(u64::MAX).min(longest);
-                count.not_before = now + seconds as i64 * 1000;
+                let seconds = 1u32.checked_shl(over - late).unwrap_or(u32::MAX).min(longest);
+                count.not_before = now + i64::from(seconds) * 1000;
             } else if over > 0 {
                 delay = delay.max(Duration::from_millis(250 << over.min(3)));
             }
@@ -171,11 +172,11 @@ mod tests {
             assert!(matches!(slow.attempt("jan", HERE, now), Verdict::Go(_)));
             assert_eq!(slow.attempt("jan", HERE, now), Verdict::Wait(wait));
             // Asking too early neither helps nor makes it worse.
-            assert_eq!(slow.attempt("jan", HERE, now + wait as i64 * 1000 - 1), Verdict::Wait(1));
+            assert_eq!(slow.attempt("jan", HERE, now + i64::from(wait) * 1000 - 1), Verdict::Wait(1));
             // The person themselves, from another place, is not locked out.
             assert!(matches!(slow.attempt("jan", THERE, now), Verdict::Go(_)));
             slow.succeeded("jan", THERE);
-            now += wait as i64 * 1000;
+            now += i64::from(wait) * 1000;
         }
         slow.succeeded("jan", HERE);
         assert_eq!(slow.attempt("jan", HERE, now), Verdict::Go(Duration::ZERO));

@@ -95,7 +95,8 @@ fn file_read(path: &Path) -> Result<Found, Problem> {
     }
     // A token that others could have read or placed there proves nothing.
     if facts.permissions().mode() & 0o077 != 0 || facts.uid() != rustix::process::geteuid().as_raw() {
-        return Err(fault("reading", path, "it must belong to the server's user with mode 0600").hint("chmod 600 it, or remove it"));
+        return Err(fault("reading", path, "it must belong to the server's user with mode 0600")
+            .hint("chmod 600 it, or remove it"));
     }
     let mut text = String::new();
     let read = file.take(4096).read_to_string(&mut text);

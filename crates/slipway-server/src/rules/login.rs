@@ -79,7 +79,13 @@ pub async fn login(core: &Core, who: &Caller, source: Option<IpAddr>, login: Log
     Ok(made?)
 }
 
-async fn session_make(tx: &mut Tx, account: Uuid, name: &str, ttl: u64, secret: &TokenSecret) -> Result<Session, TxError> {
+async fn session_make(
+    tx: &mut Tx,
+    account: Uuid,
+    name: &str,
+    ttl: u64,
+    secret: &TokenSecret,
+) -> Result<Session, TxError> {
     let scopes = Scopes::all();
     let row = TokenRow { account, account_name: name, name: "sign-in", scopes: &scopes, ttl, sign_in: true };
     let token = token_insert(tx, &row, secret).await?;
@@ -131,6 +137,7 @@ pub async fn setup(core: &Core, who: &Caller, source: Option<IpAddr>, setup: Set
     if !setup_is_open(core).await? {
         return Err(has_admin());
     }
+    let password = Password::new(&setup.password, "password")?;
     attempt_pace(core, SETUP_NAME, source).await?;
     let wrong = || {
         Problem::new(Code::Unauthenticated, "the setup code is wrong, used or older than an hour")
@@ -142,7 +149,6 @@ pub async fn setup(core: &Core, who: &Caller, source: Option<IpAddr>, setup: Set
         Some(name) => name.clone(),
         None => "admin".parse().map_err(|_| Problem::new(Code::Internal, "'admin' is an account name"))?,
     };
-    let password = Password::new(&setup.password, "password")?;
     let hash = password_hash(&password).await?;
     let new = first_admin(name);
     let secret = TokenSecret::random();
@@ -152,7 +158,8 @@ pub async fn setup(core: &Core, who: &Caller, source: Option<IpAddr>, setup: Set
             return Err(has_admin().into());
         }
         let now = tx.now();
-        let take = sql("DELETE FROM setup_code WHERE hash = $1 AND expires_at > $2").bind(code.hash().to_hex()).bind(now);
+        let take =
+            sql("DELETE FROM setup_code WHERE hash = $1 AND expires_at > $2").bind(code.hash().to_hex()).bind(now);
         if tx.run(take).await? != 1 {
             return Err(wrong().into());
         }

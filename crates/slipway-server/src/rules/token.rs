@@ -5,7 +5,8 @@ use crate::db::{DbError, Row, Tx, TxError, sql, tx};
 use crate::policy::{Action, Object, allowed, missing};
 use crate::rules::idempotency::{idempotency_begin, idempotency_finish};
 use crate::rules::page::{cursor_decode, cursor_encode, limit_check, page_of};
-use crate::rules::user::{account_allowed, is_hidden, name_of};
+use crate::rules::text::text_check;
+use crate::rules::user::{account_allowed, name_of};
 use crate::scope::Scopes;
 use crate::secret::TokenSecret;
 use serde_json::json;
@@ -70,7 +71,8 @@ pub(crate) async fn token_insert(tx: &mut Tx, new: &TokenRow<'_>, secret: &Token
         return Err(Problem::new(Code::Conflict, title).hint("revoke some with `slipway token rm`").into());
     }
     let id = Uuid::new_v4();
-    let insert = sql("INSERT INTO token (id, account_id, name, hash, scopes, created_at, expires_at, last_used_at, sign_in) \
+    let insert =
+        sql("INSERT INTO token (id, account_id, name, hash, scopes, created_at, expires_at, last_used_at, sign_in) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, NULL, $8)");
     let insert = insert
         .bind(id)
@@ -92,12 +94,10 @@ pub(crate) async fn token_insert(tx: &mut Tx, new: &TokenRow<'_>, secret: &Token
 }
 
 fn token_name_check(name: &str) -> Result<(), Problem> {
-    let len = name.chars().count();
-    let fine = (1..=NAME_MAX).contains(&len) && !name.chars().any(is_hidden);
-    fine.then_some(()).ok_or_else(|| {
-        let title = format!("a token's name has 1 to {NAME_MAX} characters, all of which can be seen");
-        Problem::new(Code::InvalidRequest, title).field("name")
-    })
+    if name.trim().is_empty() {
+        return Err(Problem::new(Code::InvalidRequest, "name is empty").field("name"));
+    }
+    text_check("name", name, NAME_MAX, false)
 }
 
 /// The scopes of a new token: what was asked for, if the maker has it; else what the maker has.
@@ -128,8 +128,13 @@ pub async fn token_make(core: &Core, who: &Caller, new: TokenNew) -> Result<Toke
             return Err(Problem::new(Code::Conflict, title).into());
         }
         if let Some(earlier) = idempotency_begin::<Token>(tx, who).await? {
-            let title = format!("this request has already made token {}, whose secret was shown once and is not kept", earlier.id);
-            return Err(Problem::new(Code::Conflict, title).hint("revoke that token and make another with a fresh key").into());
+            let title = format!(
+                "this request has already made token {}, whose secret was shown once and is not kept",
+                earlier.id
+            );
+            return Err(Problem::new(Code::Conflict, title)
+                .hint("revoke that token and make another with a fresh key")
+                .into());
         }
         let row = TokenRow {
             account: account.id,
@@ -154,7 +159,9 @@ pub async fn token_list(core: &Core, who: &Caller, query: &PageQuery) -> Result<
         None => (i64::MAX, String::new()),
         Some([at, id]) => match at.parse::<i64>() {
             Ok(at) => (at, id),
-            Err(_) => return Err(Problem::new(Code::InvalidRequest, "the cursor is not from this list").field("cursor")),
+            Err(_) => {
+                return Err(Problem::new(Code::InvalidRequest, "the cursor is not from this list").field("cursor"));
+            }
         },
     };
     let mut tx = core.db.read().await?;
@@ -211,7 +218,8 @@ pub async fn token_authenticate(core: &Core, secret: &str) -> Result<Caller, Pro
         return Err(Problem::new(Code::Unauthenticated, "the token has a typing error: its checksum does not fit")
             .hint("a token is `slp_` and 34 letters and digits; copy it whole"));
     };
-    let read = sql("SELECT t.id, t.scopes, t.expires_at, t.last_used_at, a.id AS account_id, a.name, a.role, a.disabled \
+    let read =
+        sql("SELECT t.id, t.scopes, t.expires_at, t.last_used_at, a.id AS account_id, a.name, a.role, a.disabled \
          FROM token t JOIN account a ON a.id = t.account_id WHERE t.hash = $1 AND a.kind = 'user'");
     let mut tx = core.db.read().await?;
     let now = tx.now();
@@ -237,7 +245,8 @@ pub async fn token_authenticate(core: &Core, secret: &str) -> Result<Caller, Pro
 /// be written must not decide whether a reader is let in.
 async fn used_note(core: &Core, id: Uuid, minute: i64) {
     let noted: Result<(), TxError> = tx!(&core.db, &Caller::server(), |tx| {
-        let note = sql("UPDATE token SET last_used_at = $1 WHERE id = $2 AND (last_used_at IS NULL OR last_used_at < $1)");
+        let note =
+            sql("UPDATE token SET last_used_at = $1 WHERE id = $2 AND (last_used_at IS NULL OR last_used_at < $1)");
         tx.run(note.bind(minute).bind(id)).await?;
         Ok(())
     });

@@ -6,6 +6,7 @@ use crate::policy::{Action, Object, allowed, missing, unauthenticated};
 use crate::rules::idempotency::{idempotency_begin, idempotency_finish};
 use crate::rules::login::password_verify;
 use crate::rules::page::{cursor_decode, cursor_encode, like_anywhere, limit_check, page_of};
+use crate::rules::text::text_check;
 use crate::secret::{Password, password_hash};
 use serde_json::json;
 use slipway_api::{AccountName, Code, Me, Page, PageQuery, PasswordChange, Problem, Role, User, UserChange, UserNew};
@@ -57,12 +58,7 @@ pub(crate) fn name_of(who: &Caller, text: &str) -> Result<String, Problem> {
 }
 
 /// The user that a path names, if the caller may do this to them.
-pub(crate) async fn account_allowed(
-    tx: &mut Tx,
-    who: &Caller,
-    action: Action,
-    name: &str,
-) -> Result<Account, TxError> {
+pub(crate) async fn account_allowed(tx: &mut Tx, who: &Caller, action: Action, name: &str) -> Result<Account, TxError> {
     let found = account_find(tx, name).await?;
     let object = match &found {
         Some(account) => Object::User { id: account.id, name },
@@ -72,33 +68,12 @@ pub(crate) async fn account_allowed(
     found.ok_or_else(|| missing(&object.label()).into())
 }
 
-/// Control and bidirectional characters and those without width: they would change what other people see around a name.
-pub(crate) fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-}
-
-fn text_check(field: &str, text: &str, max: usize) -> Result<(), Problem> {
-    let len = text.chars().count();
-    if len > max {
-        let title = format!("{field} has {len} characters; at most {max} are allowed");
-        return Err(Problem::new(Code::InvalidRequest, title).field(field));
-    }
-    match text.chars().find(|c| is_hidden(*c)) {
-        None => Ok(()),
-        Some(found) => {
-            let title = format!("{field} has the character {}, which cannot be seen", found.escape_unicode());
-            Err(Problem::new(Code::InvalidRequest, title).field(field))
-        }
-    }
-}
-
 /// An empty address takes the address away.
 fn email_check(text: &str) -> Result<Option<String>, Problem> {
     if text.is_empty() {
         return Ok(None);
     }
-    text_check("email", text, EMAIL_MAX)?;
+    text_check("email", text, EMAIL_MAX, false)?;
     let parts = text.rsplit_once('@').filter(|(local, domain)| !local.is_empty() && !domain.is_empty());
     if parts.is_none() || text.len() > EMAIL_MAX || text.contains(char::is_whitespace) {
         let title = "email is no address of the form name@domain of at most 254 bytes";
@@ -138,7 +113,7 @@ fn name_taken(name: &AccountName) -> Problem {
 /// Makes a user.
 pub async fn user_create(core: &Core, who: &Caller, new: UserNew) -> Result<User, Problem> {
     allowed(who, Action::UserAdmin, &Object::Server)?;
-    text_check("full_name", &new.full_name, FULL_NAME_MAX)?;
+    text_check("full_name", &new.full_name, FULL_NAME_MAX, false)?;
     email_check(new.email.as_deref().unwrap_or_default())?;
     let password = new.password.as_deref().map(|text| Password::new(text, "password")).transpose()?;
     // Hashing takes long and needs no transaction.
@@ -203,7 +178,7 @@ pub async fn user_change(
 ) -> Result<User, Problem> {
     let name = name_of(who, name)?;
     if let Some(full_name) = &change.full_name {
-        text_check("full_name", full_name, FULL_NAME_MAX)?;
+        text_check("full_name", full_name, FULL_NAME_MAX, false)?;
     }
     let email = change.email.as_deref().map(email_check).transpose()?;
     let changed: Result<User, TxError> = tx!(&core.db, who, |tx| {
@@ -272,7 +247,8 @@ fn changed_meanwhile(name: &str) -> Problem {
 /// Refuses what would leave nobody who can administer. Touching the rows of all admins first makes two such changes wait for each other.
 async fn admin_must_remain(tx: &mut Tx, without: Uuid) -> Result<(), TxError> {
     tx.run(sql("UPDATE account SET revision = revision WHERE kind = 'user' AND role = 'admin'")).await?;
-    let others = sql("SELECT COUNT(*) AS n FROM account WHERE kind = 'user' AND role = 'admin' AND disabled = 0 AND id <> $1");
+    let others =
+        sql("SELECT COUNT(*) AS n FROM account WHERE kind = 'user' AND role = 'admin' AND disabled = 0 AND id <> $1");
     match tx.row_must(others.bind(without)).await?.int("n")? {
         0 => {
             let title = "this is the last admin; without one nobody could administer the server";
@@ -295,7 +271,7 @@ pub async fn user_delete(core: &Core, who: &Caller, name: &str) -> Result<(), Pr
         if images > 0 {
             return Err(owns_images(&name, &format!("{images}")).into());
         }
-        tx.run(sql("DELETE FROM token WHERE account_id = $1").bind(account.id)).await?;
+        let tokens = tx.run(sql("DELETE FROM token WHERE account_id = $1").bind(account.id)).await?;
         tx.run(sql("DELETE FROM image_reader WHERE account_id = $1").bind(account.id)).await?;
         match tx.run(sql("DELETE FROM account WHERE id = $1").bind(account.id)).await {
             Ok(_) => {}
@@ -305,7 +281,7 @@ pub async fn user_delete(core: &Core, who: &Caller, name: &str) -> Result<(), Pr
             }
             Err(error) => return Err(error.into()),
         }
-        tx.journal("user_delete", &*name, json!({ "id": account.id, "role": account.user.role }));
+        tx.journal("user_delete", &*name, json!({ "id": account.id, "role": account.user.role, "tokens": tokens }));
         Ok(())
     });
     Ok(deleted?)
@@ -331,8 +307,11 @@ pub async fn password_change(core: &Core, who: &Caller, name: &str, change: Pass
             return Err(Problem::new(Code::InvalidRequest, "the old password is needed").field("old"));
         };
         password_verify(core, &name, None, old, Some(stored)).await?.then_some(()).ok_or_else(|| {
-            Problem::new(Code::Forbidden, format!("setting the password of user {name} needs the old one, and this is not it"))
-                .field("old")
+            Problem::new(
+                Code::Forbidden,
+                format!("setting the password of user {name} needs the old one, and this is not it"),
+            )
+            .field("old")
         })?;
     }
     let hash = password_hash(&new).await?;
