@@ -1,11 +1,26 @@
 //! The rules: one file per noun, each function asks the policy, decides, and acts in one transaction.
 
+pub mod bootstrap;
+pub(crate) mod capability_key;
+pub mod channel;
+pub(crate) mod counts;
+pub mod finding;
 pub mod idempotency;
-mod image_row;
+pub mod image;
+pub(crate) mod image_row;
 pub mod journal;
+pub mod login;
 pub mod owner;
 pub mod page;
-pub mod bootstrap;
-pub mod login;
+#[cfg(test)]
+mod people_test;
+pub mod sharing;
+pub mod store_problem;
+pub mod task;
+mod text;
 pub mod token;
+pub mod trash;
+pub mod upload;
+pub(crate) mod upload_commit;
 pub mod user;
+pub mod version;

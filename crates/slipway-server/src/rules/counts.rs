@@ -1,0 +1,33 @@
+//! How much there is of what: for the metrics.
+
+use crate::core::Core;
+use crate::db::sql;
+use slipway_api::Problem;
+
+/// What is counted.
+pub(crate) struct Counts {
+    /// (kind, state, how many).
+    pub(crate) tasks: Vec<(String, String, u64)>,
+    /// (kind, state, how many, bytes).
+    pub(crate) blobs: Vec<(String, String, u64, u64)>,
+    pub(crate) uploads_open: u64,
+    pub(crate) versions: u64,
+}
+
+/// Counts rows. Who may ask is the caller's question.
+pub(crate) async fn counts_get(core: &Core) -> Result<Counts, Problem> {
+    let mut tx = core.db.read().await?;
+    let mut tasks = Vec::new();
+    for row in tx.rows(sql("SELECT kind, state, COUNT(*) AS n FROM task GROUP BY kind, state ORDER BY kind, state")).await? {
+        tasks.push((row.text("kind")?, row.text("state")?, row.size("n")?));
+    }
+    let mut blobs = Vec::new();
+    let read = "SELECT kind, state, COUNT(*) AS n, CAST(COALESCE(SUM(len), 0) AS BIGINT) AS bytes FROM blob \
+                GROUP BY kind, state ORDER BY kind, state";
+    for row in tx.rows(sql(read)).await? {
+        blobs.push((row.text("kind")?, row.text("state")?, row.size("n")?, row.size("bytes")?));
+    }
+    let open = tx.row_must(sql("SELECT COUNT(*) AS n FROM upload WHERE state = 'open'")).await?.size("n")?;
+    let versions = tx.row_must(sql("SELECT COUNT(*) AS n FROM version")).await?.size("n")?;
+    Ok(Counts { tasks, blobs, uploads_open: open, versions })
+}

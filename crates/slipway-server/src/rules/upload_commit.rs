@@ -1,0 +1,510 @@
+//! An upload becomes a version: the commit, and the three ways that lead to it.
+
+use crate::core::{Caller, CallerUser, Core, Nudge, ms};
+use crate::db::{DbError, Tx, TxError, placeholders, sql, tx};
+use crate::ledger::BATCH;
+use crate::rules::image_row::{ImageRow, image_by_id, image_lock};
+use crate::rules::owner::owner_by_id;
+use crate::rules::store_problem::store_problem;
+use crate::rules::task::{task_create, task_get};
+use crate::rules::upload::{
+    UploadRow, UploadTarget, answer_left, lookup_of, quota_check, target_of, upload_create, upload_end, upload_find,
+};
+use crate::rules::version::{VERSION_SELECT, image_channels, version_read};
+use crate::scope::Scopes;
+use serde_json::json;
+use slipway_api::{Code, Committed, Outcome, Problem, Task, TaskKind, UploadFormat, UploadNew, UploadState, Version};
+use slipway_chunk::{ChunkerParams, Digest, Root, Stream};
+use slipway_format::Wrap;
+use slipway_store::{BlobId, IngestSpec, PrepareSpec, Prepared, crash_point};
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Where a crash test may end the server during a commit, in the order in which it passes them.
+pub const COMMIT_CRASH_POINTS: [&str; 4] = ["commit_begun", "commit_touched", "commit_before", "commit_after"];
+
+/// How long a commit that nobody heard of is left alone before it may be asked for again.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(600);
+
+/// What the beginning of a commit came to.
+#[derive(Debug)]
+pub enum CommitBegin {
+    /// The upload is a version already; this is the answer for ever.
+    Done(Box<Committed>),
+    /// The commit is the caller's; it ends with [`upload_commit`] or [`upload_commit_undo`].
+    Run(Box<UploadTarget>),
+}
+
+/// What a commit of a streamed upload came to within the time given.
+#[derive(Debug)]
+pub enum CommitAnswer {
+    /// It is a version.
+    Committed(Box<Committed>),
+    /// It is still being cut; commit again to ask.
+    Running(Box<Task>),
+}
+
+/// What the raw image must be, as the sender says.
+#[derive(Clone, Debug, Default)]
+pub struct FillChecks {
+    /// The root.
+    pub root: Option<Root>,
+    /// The BLAKE3 of the raw image.
+    pub digest: Option<Digest>,
+}
+
+/// Takes the commit of an upload: from now on it takes no bytes.
+pub async fn upload_commit_begin(core: &Core, who: &Caller, id: &Uuid) -> Result<CommitBegin, Problem> {
+    let begun: Result<CommitBegin, TxError> = tx!(&core.db, who, |tx| {
+        tx.run(sql("UPDATE upload SET received = received WHERE id = $1").bind(id)).await?;
+        if let Some(answer) = answer_left(tx, who, id).await? {
+            return Ok(CommitBegin::Done(Box::new(answer)));
+        }
+        let (upload, image) = upload_find(tx, who, id).await?;
+        if let Some(answer) = upload.answer {
+            return Ok(CommitBegin::Done(Box::new(answer)));
+        }
+        let now = tx.now();
+        let left_behind = upload.state == UploadState::Committing && upload.commit_until.is_none_or(|until| until < now);
+        if !left_behind {
+            upload.open_check()?;
+        }
+        image.trash_check()?;
+        let update = sql("UPDATE upload SET state = 'committing', commit_until = $1, lease_until = $2, task_id = NULL WHERE id = $3")
+            .bind(now + ms(COMMIT_PATIENCE))
+            .bind(now + ms(core.config.upload_lease))
+            .bind(id);
+        tx.run(update).await?;
+        Ok(CommitBegin::Run(Box::new(target_of(core, &upload, &image))))
+    });
+    Ok(begun?)
+}
+
+/// Gives a commit back that did not succeed: the upload takes bytes again.
+pub async fn upload_commit_undo(core: &Core, id: &Uuid) -> Result<(), DbError> {
+    let server = Caller::server();
+    let done: Result<(), TxError> = tx!(&core.db, &server, |tx| {
+        let update = sql("UPDATE upload SET state = 'open', commit_until = NULL, task_id = NULL WHERE id = $1 AND state = 'committing'");
+        tx.run(update.bind(id)).await?;
+        Ok(())
+    });
+    match done {
+        Err(TxError::Db(error)) => Err(error),
+        Ok(()) | Err(TxError::Refused(_)) => Ok(()),
+    }
+}
+
+/// Makes the version, in one transaction. Asked again, it gives the same answer for ever.
+pub async fn upload_commit(core: &Core, who: &Caller, id: &Uuid, prepared: &Prepared) -> Result<Committed, Problem> {
+    crash_point("commit_begun");
+    let done: Result<Committed, TxError> = tx!(&core.db, who, |tx| {
+        tx.run(sql("UPDATE upload SET received = received WHERE id = $1").bind(id)).await?;
+        let (upload, image) = upload_find(tx, who, id).await?;
+        if let Some(answer) = upload.answer {
+            return Ok(answer);
+        }
+        if upload.state == UploadState::Ended {
+            upload.open_check()?;
+        }
+        // The image's row is held from here, so that two pushes at once get successive numbers.
+        image_lock(tx, &upload.image).await?;
+        let image = image_by_id(tx, &image.id).await?.ok_or_else(|| gone(&upload))?;
+        image.trash_check()?;
+        prepared_check(core, &upload, &image, prepared)?;
+        let made_by = owner_by_id(tx, &upload.account).await?.ok_or_else(|| gone(&upload))?.name;
+        let answer = match newest_same(tx, &image, &upload, prepared).await? {
+            Some(version) => Committed {
+                outcome: Outcome::Unchanged,
+                reference: image.version_reference(version.number),
+                version,
+            },
+            None => {
+                quota_check(tx, core, &image, prepared.new_bytes).await?;
+                version_insert(tx, &upload, &image, prepared, &made_by).await?
+            }
+        };
+        let text = serde_json::to_string(&answer)
+            .map_err(|error| DbError::Column { column: "answer".to_owned(), detail: error.to_string() })?;
+        let update = sql("UPDATE upload SET state = 'committed', commit_until = NULL, number = $1, answer = $2 WHERE id = $3")
+            .bind(answer.version.number)
+            .bind(text)
+            .bind(id);
+        tx.run(update).await?;
+        tx.nudge(Nudge::Expiry);
+        // The commit point is the end of this transaction: until then no reader can reach anything of it.
+        crash_point("commit_before");
+        Ok(answer)
+    });
+    crash_point("commit_after");
+    Ok(done?)
+}
+
+fn gone(upload: &UploadRow) -> Problem {
+    Problem::new(Code::Gone, format!("upload {} has ended: its image is deleted", upload.id))
+}
+
+/// Refuses what is not what the upload said it would be.
+fn prepared_check(core: &Core, upload: &UploadRow, image: &ImageRow, prepared: &Prepared) -> Result<(), Problem> {
+    if image.spaces != upload.spaces {
+        let title = format!("the readers of image {} changed while upload {} ran", image.reference(), upload.id);
+        return Err(Problem::new(Code::SpaceChanged, title).hint("push again"));
+    }
+    if prepared.size > core.config.image_size_max {
+        let title = format!("an image of {} bytes is larger than the {} allowed", prepared.size, core.config.image_size_max);
+        return Err(Problem::new(Code::TooLarge, title));
+    }
+    if let Some(size) = upload.size.filter(|size| *size != prepared.size) {
+        let title = format!("the image has {} bytes, not the {size} that were announced", prepared.size);
+        return Err(Problem::new(Code::BadImage, title).field("size"));
+    }
+    if prepared.sector_size != upload.sector_size {
+        let title = format!("the manifest says sectors of {}, the upload of {}", prepared.sector_size, upload.sector_size);
+        return Err(Problem::new(Code::BadImage, title).field("sector_size"));
+    }
+    match (upload.digest, prepared.digest) {
+        (Some(claimed), Some(found)) if claimed != found => {
+            let title = format!("the image has digest {found}, not {claimed}");
+            Err(Problem::new(Code::DigestMismatch, title).field("digest"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The newest version, if it has the same root and no new one is insisted on.
+async fn newest_same(tx: &mut Tx, image: &ImageRow, upload: &UploadRow, prepared: &Prepared) -> Result<Option<Version>, DbError> {
+    if upload.make_new {
+        return Ok(None);
+    }
+    let text = format!(
+        "{VERSION_SELECT} WHERE version.image_id = $1 AND version.trashed_at IS NULL ORDER BY version.number DESC LIMIT 1"
+    );
+    let Some(row) = tx.row(sql(text).bind(image.id)).await? else { return Ok(None) };
+    if row.parsed::<Root>("root")? != prepared.root {
+        return Ok(None);
+    }
+    let channels = image_channels(tx, &image.id).await?;
+    version_read(&row, &channels).map(Some)
+}
+
+/// Counts a commit on blobs that must all be live; false if prune took one.
+pub(crate) async fn blobs_touch(tx: &mut Tx, blobs: &[BlobId]) -> Result<bool, DbError> {
+    // In order, so that two commits never wait for each other.
+    let mut ids: Vec<String> = blobs.iter().map(ToString::to_string).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut touched = 0;
+    for batch in ids.chunks(BATCH) {
+        let text = format!(
+            "UPDATE blob SET touched = touched + 1 WHERE state = 'live' AND id IN ({})",
+            placeholders(1, batch.len())
+        );
+        touched += tx.run(sql(text).bind_all(batch)).await?;
+    }
+    Ok(touched == ids.len() as u64)
+}
+
+async fn version_insert(
+    tx: &mut Tx,
+    upload: &UploadRow,
+    image: &ImageRow,
+    prepared: &Prepared,
+    made_by: &str,
+) -> Result<Committed, TxError> {
+    if !blobs_touch(tx, &prepared.blobs).await? {
+        let title = format!("chunks of upload {} were pruned before the commit", upload.id);
+        return Err(Problem::new(Code::ChunksGone, title).hint("send them again").into());
+    }
+    crash_point("commit_touched");
+    let now = tx.now();
+    let number = image.next_number;
+    let reference = image.version_reference(number);
+    let content = Uuid::now_v7();
+    // Equal roots mean equal bytes, so what is known of one content is known of the other.
+    let known = tx
+        .row(sql("SELECT digest, sha256 FROM content WHERE root = $1 AND sha256 IS NOT NULL LIMIT 1").bind(prepared.root.to_string()))
+        .await?;
+    let (known_digest, sha256) = match known {
+        Some(row) => (row.parsed_or_null::<Digest>("digest")?, row.text_or_null("sha256")?),
+        None => (None, None),
+    };
+    let digest = prepared.digest.or(known_digest);
+    if let (Some(claimed), Some(found)) = (upload.digest, digest)
+        && claimed != found
+    {
+        let title = format!("the image has digest {found}, not {claimed}");
+        return Err(Problem::new(Code::DigestMismatch, title).field("digest").into());
+    }
+    let insert = sql("INSERT INTO content (id, root, spaces, size, sector_size, source_format, data_bytes, stored_bytes, new_bytes, \
+         digest, sha256, claimed_digest, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)")
+    .bind(content)
+    .bind(prepared.root.to_string())
+    .bind(json!(lookup_of(&upload.spaces)).to_string())
+    .bind(prepared.size)
+    .bind(prepared.sector_size)
+    .bind(upload.source_format())
+    .bind(prepared.data_bytes)
+    .bind(prepared.stored_bytes)
+    .bind(prepared.new_bytes)
+    .bind(digest.map(|digest| digest.to_string()))
+    .bind(sha256.clone())
+    .bind(upload.digest.filter(|_| digest.is_none()).map(|digest| digest.to_string()))
+    .bind(now);
+    tx.run(insert).await?;
+    let insert = sql("INSERT INTO version (image_id, number, content_id, parent, message, protected, created_at, created_by) \
+         VALUES ($1, $2, $3, $4, $5, 0, $6, $7)")
+    .bind(image.id)
+    .bind(number)
+    .bind(content)
+    .bind(upload.parent)
+    .bind(&upload.message)
+    .bind(now)
+    .bind(made_by);
+    tx.run(insert).await?;
+    let update = sql("UPDATE image SET next_number = $1, updated_at = $2, revision = revision + 1 WHERE id = $3")
+        .bind(number + 1)
+        .bind(now)
+        .bind(image.id);
+    tx.run(update).await?;
+    if digest.is_none() || sha256.is_none() {
+        task_create(tx, &Caller::server(), TaskKind::Digest, &reference, &json!({ "content": content })).await?;
+    }
+    let detail = json!({ "root": prepared.root, "size": prepared.size, "new_bytes": prepared.new_bytes, "upload": upload.id });
+    tx.journal("version_commit", &reference, detail);
+    let text = format!("{VERSION_SELECT} WHERE version.image_id = $1 AND version.number = $2");
+    let row = tx.row_must(sql(text).bind(image.id).bind(number)).await?;
+    Ok(Committed { outcome: Outcome::Created, reference, version: version_read(&row, &[])? })
+}
+
+/// Commits an upload of chunks with its manifest.
+pub async fn upload_commit_chunks(core: &Arc<Core>, who: &Caller, id: &Uuid, manifest: Vec<u8>) -> Result<Committed, Problem> {
+    let target = match upload_commit_begin(core, who, id).await? {
+        CommitBegin::Done(answer) => return Ok(*answer),
+        CommitBegin::Run(target) => target,
+    };
+    let result = match target.format {
+        UploadFormat::Chunks => chunks_commit(core, who, &target, manifest).await,
+        UploadFormat::Raw | UploadFormat::Gzip | UploadFormat::Xz | UploadFormat::Zstd => {
+            Err(Problem::new(Code::InvalidRequest, format!("upload {id} is filled by PATCH; its commit has no manifest")))
+        }
+    };
+    if result.is_err() {
+        upload_commit_undo(core, id).await?;
+    }
+    result
+}
+
+async fn chunks_commit(core: &Arc<Core>, who: &Caller, target: &UploadTarget, manifest: Vec<u8>) -> Result<Committed, Problem> {
+    let spec = PrepareSpec { space: target.space.clone(), lookup: target.lookup.clone(), upload: target.upload.clone() };
+    let store = core.store.clone();
+    let ledger = core.ledger();
+    let prepared = blocking(move || store.content_prepare(&spec, &manifest, &ledger)).await?;
+    let prepared = prepared.map_err(|error| store_problem(&format!("committing to {}", target.image), error))?;
+    upload_commit(core, who, &target.id, &prepared).await
+}
+
+/// Runs work that blocks on a thread where it may. A panic in it becomes a problem.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "a blocking call ended badly");
+        Problem::new(Code::Internal, "the server lost a thread of work")
+    })
+}
+
+/// Commits an upload that came by `PATCH`: a task cuts it, and this waits for it for so long.
+pub async fn upload_commit_stream(core: &Arc<Core>, who: &Caller, id: &Uuid, wait: Duration) -> Result<CommitAnswer, Problem> {
+    let mut nudges = core.nudges();
+    let task: Result<Result<Uuid, Box<Committed>>, TxError> = tx!(&core.db, who, |tx| {
+        tx.run(sql("UPDATE upload SET received = received WHERE id = $1").bind(id)).await?;
+        if let Some(answer) = answer_left(tx, who, id).await? {
+            return Ok(Err(Box::new(answer)));
+        }
+        let (upload, image) = upload_find(tx, who, id).await?;
+        if let Some(answer) = upload.answer {
+            return Ok(Err(Box::new(answer)));
+        }
+        if let (UploadState::Committing, Some(task)) = (upload.state, upload.task) {
+            return Ok(Ok(task));
+        }
+        upload.open_check()?;
+        image.trash_check()?;
+        if upload.format == UploadFormat::Chunks {
+            let title = format!("upload {id} is filled with chunks; its commit needs the manifest");
+            return Err(Problem::new(Code::InvalidRequest, title).into());
+        }
+        let task = task_create(tx, who, TaskKind::Import, &image.reference(), &json!({ "upload": id })).await?;
+        let update = sql("UPDATE upload SET state = 'committing', commit_until = NULL, task_id = $1, lease_until = $2 WHERE id = $3")
+            .bind(task.id)
+            .bind(tx.now() + ms(core.config.upload_lease))
+            .bind(id);
+        tx.run(update).await?;
+        tx.journal("upload_import", image.reference(), json!({ "upload": id, "task": task.id }));
+        Ok(Ok(task.id))
+    });
+    let task = match task? {
+        Ok(task) => task,
+        Err(answer) => return Ok(CommitAnswer::Committed(answer)),
+    };
+    let deadline = tokio::time::Instant::now() + wait;
+    loop {
+        let row = task_get(core, &Caller::server(), &task).await?;
+        match (row.state.is_final(), row.result.clone(), row.error.clone()) {
+            (true, Some(result), _) => {
+                let answer = serde_json::from_value(result).map_err(|_| Problem::new(Code::Internal, "the import's answer cannot be read"))?;
+                return Ok(CommitAnswer::Committed(answer));
+            }
+            (true, None, Some(problem)) => return Err(problem),
+            (true, None, None) => {
+                return Err(Problem::new(Code::Conflict, format!("the import of upload {id} was cancelled")).hint("commit again"));
+            }
+            (false, _, _) => {}
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Ok(CommitAnswer::Running(Box::new(row)));
+        }
+        let next = (tokio::time::Instant::now() + Duration::from_secs(1)).min(deadline);
+        while let Ok(Ok(nudge)) = tokio::time::timeout_at(next, nudges.recv()).await {
+            if nudge == Nudge::Task(task) {
+                break;
+            }
+        }
+    }
+}
+
+/// The maker of an upload as a caller, for the worker that commits in their name.
+pub(crate) async fn upload_maker(core: &Core, id: &Uuid) -> Result<Caller, Problem> {
+    let mut tx = core.db.read().await?;
+    let row = tx
+        .row(
+            sql("SELECT account.id, account.name, account.role, account.disabled FROM upload \
+                 JOIN account ON account.id = upload.account_id WHERE upload.id = $1")
+            .bind(id),
+        )
+        .await?;
+    match row {
+        Some(row) if !row.flag("disabled")? => {
+            let user = CallerUser { id: row.parsed("id")?, name: row.text("name")?, role: row.word("role")? };
+            Ok(Caller::user(user, None, Scopes::all()))
+        }
+        _ => Err(Problem::new(Code::Forbidden, format!("the maker of upload {id} may not push any more"))),
+    }
+}
+
+/// Makes a version of a raw or compressed image in one go. It runs to its end or to nothing even if the waiting is given up: a body that
+/// breaks off is an error of `source`, and makes nothing.
+pub async fn upload_fill(
+    core: &Arc<Core>,
+    who: &Caller,
+    new: UploadNew,
+    wrap: Option<Wrap>,
+    source: Box<dyn Read + Send>,
+    checks: FillChecks,
+) -> Result<Committed, Problem> {
+    let upload = upload_create(core, who, UploadNew { format: UploadFormat::Raw, ..new }).await?;
+    let (core, who) = (core.clone(), who.clone());
+    let work = tokio::spawn(async move {
+        let result = fill(&core, &who, &upload.id, wrap, source, checks).await;
+        if result.is_err() {
+            upload_commit_undo(&core, &upload.id).await?;
+            upload_end(&core, &who, &upload.id).await?;
+        }
+        result
+    });
+    work.await.map_err(|_| Problem::new(Code::Internal, "the server lost a thread of work"))?
+}
+
+async fn fill(
+    core: &Arc<Core>,
+    who: &Caller,
+    id: &Uuid,
+    wrap: Option<Wrap>,
+    source: Box<dyn Read + Send>,
+    checks: FillChecks,
+) -> Result<Committed, Problem> {
+    let target = match upload_commit_begin(core, who, id).await? {
+        CommitBegin::Done(answer) => return Ok(*answer),
+        CommitBegin::Run(target) => target,
+    };
+    let act = format!("storing {}", target.image);
+    let (store, ledger, cap) = (core.store.clone(), core.ledger(), core.config.image_size_max);
+    let spec = IngestSpec {
+        space: target.space.clone(),
+        lookup: target.lookup.clone(),
+        sector_size: target.sector_size,
+        params: ChunkerParams::default(),
+        upload: target.upload.clone(),
+    };
+    let ingested = blocking(move || {
+        let (wrap, source) = wrap_find(wrap, source)?;
+        let mut image = Stream(slipway_format::unwrap(wrap, source, cap));
+        let prepared = store.ingest(&spec, &mut image, &ledger, &mut |_| {}).map_err(|error| store_problem(&act, error))?;
+        Ok::<_, Problem>((wrap, prepared))
+    });
+    let (wrap, mut prepared) = ingested.await??;
+    if let Some(root) = checks.root.filter(|root| *root != prepared.root) {
+        let title = format!("the image has root {}, not {root}", prepared.root);
+        return Err(Problem::new(Code::DigestMismatch, title).field("root"));
+    }
+    if let Some(digest) = checks.digest {
+        if prepared.digest.is_none() {
+            let spaces = target.lookup.clone();
+            prepared.digest = Some(crate::workers::digest::digest_compute(core, spaces, prepared.root, || false).await?.0);
+        }
+        if let Some(found) = prepared.digest.filter(|found| *found != digest) {
+            let title = format!("the image has digest {found}, not {digest}");
+            return Err(Problem::new(Code::DigestMismatch, title).field("digest"));
+        }
+    }
+    format_note(core, id, wrap).await?;
+    upload_commit(core, who, id, &prepared).await
+}
+
+/// Looks at the first bytes if nobody said what they are.
+fn wrap_find(wrap: Option<Wrap>, mut source: Box<dyn Read + Send>) -> Result<(Wrap, Box<dyn Read + Send>), Problem> {
+    if let Some(wrap) = wrap {
+        return Ok((wrap, source));
+    }
+    let mut head = Vec::with_capacity(16);
+    let read = (&mut source).take(16).read_to_end(&mut head);
+    read.map_err(|error| store_problem("reading the body", slipway_store::StoreError::Source(error)))?;
+    Ok((slipway_format::wrap_detect(&head), Box::new(std::io::Cursor::new(head).chain(source))))
+}
+
+/// Writes down what was found in the body, unless the sender named it.
+async fn format_note(core: &Core, id: &Uuid, wrap: Wrap) -> Result<(), Problem> {
+    let format = match wrap {
+        Wrap::None => "raw",
+        Wrap::Gzip => "raw.gz",
+        Wrap::Xz => "raw.xz",
+        Wrap::Zstd => "raw.zst",
+    };
+    let server = Caller::server();
+    let done: Result<u64, TxError> = tx!(&core.db, &server, |tx| {
+        let update = sql("UPDATE upload SET source_format = $1 WHERE id = $2 AND source_format IS NULL").bind(format).bind(id);
+        Ok(tx.run(update).await?)
+    });
+    done?;
+    Ok(())
+}
+
+/// What the import task of an upload works on: its target, or the answer if a begin before this one came as far as the commit. `None` if
+/// the upload is not this task's.
+pub(crate) async fn upload_importing(
+    core: &Core,
+    who: &Caller,
+    id: &Uuid,
+    task: &Uuid,
+) -> Result<Option<Result<Box<Committed>, Box<UploadTarget>>>, Problem> {
+    let mut tx = core.db.read().await?;
+    let (upload, image) = upload_find(&mut tx, who, id).await?;
+    if upload.task != Some(*task) {
+        return Ok(None);
+    }
+    let target = target_of(core, &upload, &image);
+    match (upload.answer, upload.state) {
+        (Some(answer), _) => Ok(Some(Ok(Box::new(answer)))),
+        (None, UploadState::Committing) => Ok(Some(Err(Box::new(target)))),
+        (None, UploadState::Open | UploadState::Committed | UploadState::Ended) => Ok(None),
+    }
+}

@@ -1,0 +1,202 @@
+//! Clears away what is over: trash after its grace, uploads after their lease, spool files, tokens, kept answers, old tasks. Also asks for
+//! a prune when none was for a while.
+
+use crate::core::{Caller, Core, Nudge, ms};
+use crate::db::{DbError, Tx, TxError, sql, tx};
+use crate::rules::image_row::{ImageRow, image_by_id, image_lock, image_touch};
+use crate::rules::task::task_create;
+use crate::workers::Worker;
+use crate::workers::run::Stop;
+use futures_util::future::BoxFuture;
+use serde_json::json;
+use slipway_api::TaskKind;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long the rows of tasks that are over are kept.
+const TASKS_KEEP: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long an expired token is still listed.
+const TOKENS_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Clears away what is over.
+pub struct Expire;
+
+impl Worker for Expire {
+    fn name(&self) -> &'static str {
+        "expire"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
+    fn wakes(&self, nudge: Nudge) -> bool {
+        nudge == Nudge::Expiry
+    }
+
+    fn pass<'a>(&'a self, core: &'a Arc<Core>, _stop: &'a Stop) -> BoxFuture<'a, Result<bool, DbError>> {
+        Box::pin(async move {
+            expire(core).await?;
+            Ok(false)
+        })
+    }
+}
+
+/// One round of clearing away.
+pub async fn expire(core: &Arc<Core>) -> Result<(), DbError> {
+    let server = Caller::server();
+    versions_expire(core, &server).await.map_err(only_db)?;
+    rows_expire(core, &server).await.map_err(only_db)?;
+    prune_ask(core, &server).await.map_err(only_db)?;
+    spools_expire(core).await
+}
+
+fn only_db(error: TxError) -> DbError {
+    match error {
+        TxError::Db(error) => error,
+        TxError::Refused(problem) => DbError::Unknown(problem.title),
+    }
+}
+
+/// A version whose time in the trash is over.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Due {
+    pub image: Uuid,
+    pub number: u64,
+    pub content: Uuid,
+    pub reference: String,
+}
+
+/// Versions whose time in the trash is over, alone or with their image.
+pub(crate) async fn versions_due(tx: &mut Tx, core: &Core) -> Result<Vec<Due>, DbError> {
+    let before = tx.now() - ms(core.config.trash_grace);
+    let rows = tx
+        .rows(
+            sql("SELECT version.image_id, version.number, version.content_id, account.name AS owner_name, image.slug \
+                 FROM version JOIN image ON image.id = version.image_id JOIN account ON account.id = image.account_id \
+                 WHERE version.trashed_at <= $1 OR image.trashed_at <= $1 ORDER BY account.name, image.slug, version.number")
+            .bind(before),
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let number = row.size("number")?;
+            Ok(Due {
+                image: row.parsed("image_id")?,
+                number,
+                content: row.parsed("content_id")?,
+                reference: format!("{}/{}:{number}", row.text("owner_name")?, row.text("slug")?),
+            })
+        })
+        .collect()
+}
+
+/// Removes the rows of versions and images whose time in the trash is over, and says which versions. Prune then finds their bytes unreferenced.
+pub(crate) async fn versions_expire(core: &Core, who: &Caller) -> Result<Vec<Due>, TxError> {
+    let mut tx = core.db.read().await?;
+    let mut images: BTreeSet<Uuid> = versions_due(&mut tx, core).await?.into_iter().map(|due| due.image).collect();
+    let before = tx.now() - ms(core.config.trash_grace);
+    for row in tx.rows(sql("SELECT id FROM image WHERE trashed_at <= $1").bind(before)).await? {
+        images.insert(row.parsed("id")?);
+    }
+    drop(tx);
+    let mut gone = Vec::new();
+    for image in images {
+        // One image at a time, so that nobody waits long; decided again under the lock, because it may have been restored.
+        let of_image: Result<Vec<Due>, TxError> = tx!(&core.db, who, |tx| {
+            image_lock(tx, &image).await?;
+            match image_by_id(tx, &image).await? {
+                Some(row) => Ok(image_expire(tx, core, &row).await?),
+                None => Ok(Vec::new()),
+            }
+        });
+        gone.extend(of_image?);
+    }
+    Ok(gone)
+}
+
+async fn image_expire(tx: &mut Tx, core: &Core, image: &ImageRow) -> Result<Vec<Due>, DbError> {
+    let before = tx.now() - ms(core.config.trash_grace);
+    let whole = image.trashed_at.is_some_and(|since| since <= before);
+    let due: Vec<Due> = versions_due(tx, core).await?.into_iter().filter(|due| due.image == image.id).collect();
+    for version in &due {
+        tx.run(sql("DELETE FROM version WHERE image_id = $1 AND number = $2").bind(image.id).bind(version.number)).await?;
+        tx.run(sql("DELETE FROM content WHERE id = $1").bind(version.content)).await?;
+        tx.journal("version_expire", version.reference.clone(), json!({ "content": version.content }));
+    }
+    if whole {
+        tx.run(sql("DELETE FROM channel WHERE image_id = $1").bind(image.id)).await?;
+        tx.run(sql("DELETE FROM image_reader WHERE image_id = $1").bind(image.id)).await?;
+        tx.run(sql("UPDATE upload SET state = 'ended' WHERE image_id = $1 AND state IN ('open', 'committing')").bind(image.id)).await?;
+        tx.run(sql("DELETE FROM image WHERE id = $1").bind(image.id)).await?;
+        tx.journal("image_expire", image.reference(), json!({ "id": image.id }));
+    } else if !due.is_empty() {
+        image_touch(tx, &image.id).await?;
+    }
+    Ok(due)
+}
+
+async fn rows_expire(core: &Core, who: &Caller) -> Result<(), TxError> {
+    tx!(&core.db, who, |tx| {
+        let now = tx.now();
+        let ended = tx
+            .rows(
+                sql("UPDATE upload SET state = 'ended' WHERE lease_until < $1 AND (state = 'open' \
+                     OR (state = 'committing' AND task_id IS NULL AND (commit_until IS NULL OR commit_until < $1))) RETURNING id")
+                .bind(now),
+            )
+            .await?;
+        for row in ended {
+            tx.journal("upload_expire", row.text("id")?, json!({}));
+        }
+        tx.run(sql("DELETE FROM token WHERE expires_at < $1").bind(now - ms(TOKENS_KEEP))).await?;
+        tx.run(sql("DELETE FROM setup_code WHERE expires_at < $1").bind(now)).await?;
+        tx.run(sql("DELETE FROM idempotency WHERE created_at < $1").bind(now - ms(core.config.idempotency_keep))).await?;
+        tx.run(sql("DELETE FROM task WHERE finished_at < $1").bind(now - ms(TASKS_KEEP))).await?;
+        Ok(())
+    })
+}
+
+/// Queues a prune if the last one was asked for too long ago.
+async fn prune_ask(core: &Core, who: &Caller) -> Result<(), TxError> {
+    let Some(every) = core.config.prune_every else { return Ok(()) };
+    tx!(&core.db, who, |tx| {
+        let since = tx.now() - ms(every);
+        // The first is due one period after the first journal line, not at the first start.
+        let old = tx.row(sql("SELECT number FROM journal WHERE at < $1 LIMIT 1").bind(since)).await?.is_some();
+        let recent = sql("SELECT id FROM task WHERE kind = 'prune' AND created_at >= $1 AND input NOT LIKE '%true%' LIMIT 1");
+        if old && tx.row(recent.bind(since)).await?.is_none() {
+            task_create(tx, who, TaskKind::Prune, "store", &json!({ "dry_run": false })).await?;
+            tx.journal("prune_request", "store", json!({ "dry_run": false }));
+        }
+        Ok(())
+    })
+}
+
+/// Removes spool files whose uploads take no bytes any more.
+async fn spools_expire(core: &Arc<Core>) -> Result<(), DbError> {
+    let dir = core.spool_dir();
+    let Ok(mut entries) = tokio::fs::read_dir(&dir).await else { return Ok(()) };
+    let mut found: Vec<Uuid> = Vec::new();
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        // What is not named like an upload is not ours to remove.
+        if let Some(id) = entry.file_name().to_str().and_then(|name| Uuid::parse_str(name).ok()) {
+            found.push(id);
+        }
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let mut tx = core.db.read().await?;
+    let rows = tx.rows(sql("SELECT id FROM upload WHERE state IN ('open', 'committing')")).await?;
+    let needed: HashSet<Uuid> = rows.iter().map(|row| row.parsed("id")).collect::<Result<_, _>>()?;
+    drop(tx);
+    for id in found.into_iter().filter(|id| !needed.contains(id)) {
+        if let Err(error) = tokio::fs::remove_file(core.spool_path(&id)).await {
+            tracing::warn!(upload = %id, %error, "removing a spool file");
+        }
+    }
+    Ok(())
+}

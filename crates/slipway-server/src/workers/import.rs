@@ -1,0 +1,141 @@
+//! Cuts an upload that came as a stream, and commits it in its maker's name.
+
+use crate::core::{Core, Nudge};
+use crate::db::DbError;
+use crate::rules::store_problem::store_problem;
+use crate::rules::task::Claimed;
+use crate::rules::upload::{UploadTarget, upload_commit, upload_commit_undo};
+use crate::rules::upload_commit::{blocking, upload_importing, upload_maker};
+use crate::workers::Worker;
+use crate::workers::run::{Halt, Running, Stop, TaskWork, halt, task_pass};
+use futures_util::future::BoxFuture;
+use serde::Deserialize;
+use serde_json::Value;
+use slipway_api::{Code, Problem, TaskKind, UploadFormat};
+use slipway_chunk::{ChunkerParams, Fill, SparseRead, Stream};
+use slipway_format::Wrap;
+use slipway_store::{IngestSpec, Prepared, StoreError};
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Sees to tasks of kind import.
+pub struct Import;
+
+#[derive(Deserialize)]
+struct Input {
+    upload: Uuid,
+}
+
+impl Worker for Import {
+    fn name(&self) -> &'static str {
+        "import"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    fn wakes(&self, nudge: Nudge) -> bool {
+        nudge == Nudge::Queued(TaskKind::Import)
+    }
+
+    fn pass<'a>(&'a self, core: &'a Arc<Core>, stop: &'a Stop) -> BoxFuture<'a, Result<bool, DbError>> {
+        Box::pin(task_pass(core, self, stop))
+    }
+}
+
+fn input(task: &Claimed) -> Result<Uuid, Problem> {
+    let input: Input = serde_json::from_value(task.input.clone())
+        .map_err(|error| Problem::new(Code::Internal, format!("reading the request of an import: {error}")))?;
+    Ok(input.upload)
+}
+
+impl TaskWork for Import {
+    fn kind(&self) -> TaskKind {
+        TaskKind::Import
+    }
+
+    fn run<'a>(&'a self, core: &'a Arc<Core>, running: &'a Running) -> BoxFuture<'a, Result<Value, Halt>> {
+        Box::pin(async move {
+            let id = input(&running.task).map_err(Halt::Failed)?;
+            let who = upload_maker(core, &id).await?;
+            let Some(target) = upload_importing(core, &who, &id, &running.task.id).await? else {
+                let title = format!("upload {id} is not being committed by this task");
+                return Err(Halt::Failed(Problem::new(Code::Conflict, title)));
+            };
+            let committed = match target {
+                Ok(committed) => *committed,
+                Err(target) => {
+                    let prepared = cut(core, running, *target).await?;
+                    upload_commit(core, &who, &id, &prepared).await?
+                }
+            };
+            serde_json::to_value(committed).map_err(|error| Halt::Failed(Problem::new(Code::Internal, error.to_string())))
+        })
+    }
+
+    fn give_up<'a>(&'a self, core: &'a Arc<Core>, task: &'a Claimed) -> BoxFuture<'a, Result<(), DbError>> {
+        Box::pin(async move {
+            match input(task) {
+                Ok(id) => upload_commit_undo(core, &id).await,
+                Err(_) => Ok(()),
+            }
+        })
+    }
+}
+
+/// A source that ends with an error when the work shall stop.
+struct Stoppable<'a, S> {
+    inner: S,
+    running: &'a Running,
+}
+
+impl<S: SparseRead> SparseRead for Stoppable<'_, S> {
+    fn fill(&mut self, buf: &mut [u8]) -> io::Result<Fill> {
+        match self.running.is_stopped() {
+            true => Err(io::Error::new(io::ErrorKind::Interrupted, "asked to stop")),
+            false => self.inner.fill(buf),
+        }
+    }
+}
+
+async fn cut(core: &Arc<Core>, running: &Running, target: UploadTarget) -> Result<Prepared, Halt> {
+    let (store, ledger, cap) = (core.store.clone(), core.ledger(), core.config.image_size_max);
+    let running = running.clone();
+    let cut = blocking(move || {
+        let act = format!("storing {}", target.image);
+        let file = File::open(&target.spool).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Halt::Failed(Problem::new(Code::BadImage, format!("{act}: nothing was uploaded"))),
+            _ => halt(&act, StoreError::Source(error)),
+        })?;
+        let wrap = match target.format {
+            UploadFormat::Gzip => Wrap::Gzip,
+            UploadFormat::Xz => Wrap::Xz,
+            UploadFormat::Zstd => Wrap::Zstd,
+            UploadFormat::Raw | UploadFormat::Chunks => Wrap::None,
+        };
+        // Only what was answered as durable counts, whatever the file has beyond it.
+        let image = slipway_format::unwrap(wrap, Box::new(file.take(target.received)), cap);
+        let spec = IngestSpec {
+            space: target.space,
+            lookup: target.lookup,
+            sector_size: target.sector_size,
+            params: ChunkerParams::default(),
+            upload: target.upload,
+        };
+        let total = target.size.unwrap_or(if wrap == Wrap::None { target.received } else { 0 });
+        let mut source = Stoppable { inner: Stream(image), running: &running };
+        let prepared = store.ingest(&spec, &mut source, &ledger, &mut |at| running.step(at.step, at.done, total));
+        prepared.map_err(|error| match running.is_stopped() {
+            true => Halt::Stopped,
+            false => match store_problem(&act, error) {
+                problem if problem.code == Code::BadImage => Halt::Failed(problem),
+                problem => problem.into(),
+            },
+        })
+    });
+    cut.await?
+}
