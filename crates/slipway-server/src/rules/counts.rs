@@ -18,7 +18,9 @@ pub(crate) struct Counts {
 pub(crate) async fn counts_get(core: &Core) -> Result<Counts, Problem> {
     let mut tx = core.db.read().await?;
     let mut tasks = Vec::new();
-    for row in tx.rows(sql("SELECT kind, state, COUNT(*) AS n FROM task GROUP BY kind, state ORDER BY kind, state")).await? {
+    for row in
+        tx.rows(sql("SELECT kind, state, COUNT(*) AS n FROM task GROUP BY kind, state ORDER BY kind, state")).await?
+    {
         tasks.push((row.text("kind")?, row.text("state")?, row.size("n")?));
     }
     let mut blobs = Vec::new();

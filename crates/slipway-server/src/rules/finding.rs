@@ -32,7 +32,9 @@ pub async fn finding_report(
             return Err(missing(&format!("pack {pack} of {}", content.reference)).into());
         }
         tx.journal("finding_report", &content.reference, json!({ "chunk": chunk, "pack": pack }));
-        let waiting = sql("SELECT id FROM task WHERE kind = 'check' AND state = 'queued' AND account_id IS NULL ORDER BY id LIMIT 1");
+        let waiting = sql(
+            "SELECT id FROM task WHERE kind = 'check' AND state = 'queued' AND account_id IS NULL ORDER BY id LIMIT 1",
+        );
         if let Some(row) = tx.row(waiting).await? {
             return Ok(row.parsed("id")?);
         }

@@ -1,0 +1,269 @@
+//! The server's settings, and where each came from: a flag wins over `SLIPWAY_*`, that over the file, that over the default.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// Where a setting's value came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The command line.
+    Flag,
+    /// A variable of the environment.
+    Env,
+    /// The configuration file.
+    File,
+    /// Nobody set it.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flag => "flag",
+            Self::Env => "environment",
+            Self::File => "file",
+            Self::Default => "default",
+        })
+    }
+}
+
+/// One line of `config show`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// Its name in the file; `SLIPWAY_` and the name in capitals is its variable.
+    pub name: &'static str,
+    /// Its value as text; passwords are blacked out.
+    pub value: String,
+    /// Where the value came from.
+    pub origin: Origin,
+}
+
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $env:literal;)*) => {
+        /// What a source says; what it does not say is absent. This is also the shape of the configuration file.
+        #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct ServeSettings {
+            $($(#[$doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $name: Option<$type>,)*
+        }
+
+        /// All settings of a server, decided.
+        #[derive(Clone, Debug)]
+        pub struct ServeOptions {
+            $($(#[$doc])* pub $name: $type,)*
+        }
+
+        impl Default for ServeOptions {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        /// The variables that are read.
+        pub const SERVE_VARIABLES: &[&str] = &[$($env,)*];
+
+        /// Decides each setting. `env` looks a variable up.
+        pub fn serve_options_merge(
+            flags: &ServeSettings,
+            env: &dyn Fn(&str) -> Option<String>,
+            file: &ServeSettings,
+        ) -> Result<(ServeOptions, Vec<Setting>)> {
+            let mut lines = Vec::new();
+            let options = ServeOptions {
+                $($name: {
+                    let from_env = match env($env).filter(|text| !text.is_empty()) {
+                        None => None,
+                        Some(text) => Some(
+                            <$type as FromText>::from_text(&text).with_context(|| format!("reading {}", $env))?,
+                        ),
+                    };
+                    let (value, origin) = if let Some(value) = flags.$name.clone() {
+                        (value, Origin::Flag)
+                    } else if let Some(value) = from_env {
+                        (value, Origin::Env)
+                    } else if let Some(value) = file.$name.clone() {
+                        (value, Origin::File)
+                    } else {
+                        ($default, Origin::Default)
+                    };
+                    lines.push(Setting { name: stringify!($name), value: redacted(&value.text()), origin });
+                    value
+                },)*
+            };
+            Ok((options, lines))
+        }
+    };
+}
+
+settings! {
+    /// The folder that holds everything: database, blobs, keys. Made with mode 0700.
+    data: PathBuf = PathBuf::from("/var/lib/slipway"), "SLIPWAY_DATA";
+    /// Address and port to listen on.
+    listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8440)), "SLIPWAY_LISTEN";
+    /// At the first start a token of the user `admin` is written here with mode 0600.
+    admin_token_file: Option<PathBuf> = None, "SLIPWAY_ADMIN_TOKEN_FILE";
+    /// The certificate chain in PEM, the server's own first.
+    tls_cert: Option<PathBuf> = None, "SLIPWAY_TLS_CERT";
+    /// The key of the certificate in PEM.
+    tls_key: Option<PathBuf> = None, "SLIPWAY_TLS_KEY";
+    /// Serve TLS with a certificate of an authority that the server makes for itself.
+    tls_self_made: bool = false, "SLIPWAY_TLS_SELF_MADE";
+    /// Further names and addresses in the self-made certificate, separated by commas.
+    tls_names: String = String::new(), "SLIPWAY_TLS_NAMES";
+    /// `sqlite:PATH` or `postgres://…`; a SQLite file in the data folder if not given.
+    database: Option<String> = None, "SLIPWAY_DATABASE";
+    /// `s3://BUCKET/PREFIX?endpoint=…`; a folder in the data folder if not given.
+    blobs: Option<String> = None, "SLIPWAY_BLOBS";
+    /// Bytes that must stay free on the data folder's disk; uploads are refused below that, so that deleting still works.
+    min_free_bytes: u64 = 512 << 20, "SLIPWAY_MIN_FREE_BYTES";
+    /// Bytes of a raw image at most.
+    image_max_bytes: u64 = slipway_chunk::IMAGE_SIZE_MAX, "SLIPWAY_IMAGE_MAX_BYTES";
+    /// Connections at one time; further ones wait.
+    connections_max: usize = 1024, "SLIPWAY_CONNECTIONS_MAX";
+    /// How long a stop waits for requests to end, in seconds.
+    stop_seconds: u64 = 30, "SLIPWAY_STOP_SECONDS";
+    /// How long what is in the trash can be restored, in hours.
+    trash_hours: u64 = 7 * 24, "SLIPWAY_TRASH_HOURS";
+    /// How long a blob that nothing refers to is kept, in hours; 13 at least, because capabilities live up to 12.
+    grace_hours: u64 = 24, "SLIPWAY_GRACE_HOURS";
+    /// The zstd level for frames that the server cuts.
+    compression_level: i32 = 3, "SLIPWAY_COMPRESSION_LEVEL";
+}
+
+/// Reads the configuration file. A name that is none of ours is refused, not ignored.
+pub fn serve_settings_read(path: &Path) -> Result<ServeSettings> {
+    let act = || format!("reading the configuration {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(act)?;
+    toml::from_str(&text).with_context(act)
+}
+
+impl ServeOptions {
+    /// Refuses what cannot go together.
+    pub fn check(&self) -> Result<()> {
+        match (&self.tls_cert, &self.tls_key, self.tls_self_made) {
+            (Some(_), None, _) => bail!("tls_cert is given without tls_key"),
+            (None, Some(_), _) => bail!("tls_key is given without tls_cert"),
+            (Some(_), Some(_), true) => bail!("tls_self_made cannot go with tls_cert and tls_key"),
+            _ => {}
+        }
+        if self.grace_hours < 13 {
+            bail!(
+                "grace_hours is {}; it must be at least 13, because capabilities live up to 12 hours",
+                self.grace_hours
+            );
+        }
+        if !(1..=19).contains(&self.compression_level) {
+            bail!("compression_level is {}; it must be 1 to 19", self.compression_level);
+        }
+        if self.connections_max == 0 {
+            bail!("connections_max is 0, so nobody could connect");
+        }
+        Ok(())
+    }
+}
+
+/// A value that can be read from a variable and shown. `Option<T>` is a setting that may be absent.
+trait FromText: Sized {
+    fn from_text(text: &str) -> Result<Self>;
+    fn text(&self) -> String;
+}
+
+macro_rules! from_text {
+    ($($type:ty)*) => { $(impl FromText for $type {
+        fn from_text(text: &str) -> Result<Self> {
+            Ok(text.parse::<$type>()?)
+        }
+        fn text(&self) -> String {
+            self.to_string()
+        }
+    })* };
+}
+from_text!(SocketAddr bool u64 usize i32 String);
+
+impl FromText for PathBuf {
+    fn from_text(text: &str) -> Result<Self> {
+        Ok(Self::from(text))
+    }
+    fn text(&self) -> String {
+        self.display().to_string()
+    }
+}
+
+impl<T: FromText> FromText for Option<T> {
+    fn from_text(text: &str) -> Result<Self> {
+        T::from_text(text).map(Some)
+    }
+    fn text(&self) -> String {
+        self.as_ref().map(T::text).unwrap_or_default()
+    }
+}
+
+/// Blacks out the password of an address like `postgres://user:password@host/`.
+fn redacted(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        None => text.to_owned(),
+        Some((user, host)) => {
+            let user = user.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{host}{tail}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Origin, ServeOptions, ServeSettings, redacted, serve_options_merge};
+
+    #[test]
+    fn each_source_wins_over_the_next() {
+        let file: ServeSettings = toml::from_str("data = \"/file\"\nmin_free_bytes = 1\nstop_seconds = 1\n").unwrap();
+        let flags = ServeSettings { data: Some("/flag".into()), ..ServeSettings::default() };
+        let env = |name: &str| match name {
+            "SLIPWAY_DATA" => Some("/env".to_owned()),
+            "SLIPWAY_MIN_FREE_BYTES" => Some("2".to_owned()),
+            "SLIPWAY_DATABASE" => Some("postgres://me:secret@db/x".to_owned()),
+            "SLIPWAY_TLS_NAMES" => Some(String::new()),
+            _ => None,
+        };
+        let (options, lines) = serve_options_merge(&flags, &env, &file).unwrap();
+        assert_eq!(options.data.to_str(), Some("/flag"));
+        assert_eq!((options.min_free_bytes, options.stop_seconds, options.connections_max), (2, 1, 1024));
+        let line = |name: &str| lines.iter().find(|line| line.name == name).unwrap();
+        for (name, value, origin) in [
+            ("data", "/flag", Origin::Flag),
+            ("min_free_bytes", "2", Origin::Env),
+            ("stop_seconds", "1", Origin::File),
+            ("tls_names", "", Origin::Default),
+            ("database", "postgres://me:***@db/x", Origin::Env),
+        ] {
+            assert_eq!((line(name).value.as_str(), line(name).origin), (value, origin), "{name}");
+        }
+        let bad = |name: &str| (name == "SLIPWAY_STOP_SECONDS").then(|| "soon".to_owned());
+        let error = serve_options_merge(&flags, &bad, &file).unwrap_err();
+        assert!(format!("{error:#}").contains("SLIPWAY_STOP_SECONDS"));
+    }
+
+    #[test]
+    fn unknown_and_contradictory_settings_are_refused() {
+        assert!(toml::from_str::<ServeSettings>("colour = 1").unwrap_err().to_string().contains("colour"));
+        assert!(ServeOptions::default().check().is_ok());
+        let base = ServeOptions::default;
+        for options in [
+            ServeOptions { tls_cert: Some("a".into()), ..base() },
+            ServeOptions { tls_key: Some("a".into()), ..base() },
+            ServeOptions { tls_key: Some("a".into()), tls_cert: Some("a".into()), tls_self_made: true, ..base() },
+            ServeOptions { grace_hours: 12, ..base() },
+            ServeOptions { compression_level: 0, ..base() },
+            ServeOptions { connections_max: 0, ..base() },
+        ] {
+            assert!(options.check().is_err(), "{options:?}");
+        }
+        assert_eq!(redacted("s3://bucket/p?endpoint=http://a:9000"), "s3://bucket/p?endpoint=http://a:9000");
+    }
+}

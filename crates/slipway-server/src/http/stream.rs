@@ -1,0 +1,155 @@
+//! Bytes between the async skin and the blocking core, through bounded channels.
+
+use std::io::{self, Read};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
+use slipway_api::Problem;
+use tokio::sync::mpsc;
+
+use super::failure::blocking;
+use super::inbound::Inbound;
+use super::repr::ReprCheck;
+use super::site::Site;
+
+/// Pieces in flight between a socket and the thread that stores them; hyper's pieces have at most 64 KiB or a frame.
+const PIECES: usize = 16;
+/// After so many bytes the free space is looked at again.
+const SPACE_EVERY: u64 = 16 << 20;
+
+/// What goes through the channel. Only `End` is an end: a channel that closes without it was cut off.
+enum Piece {
+    Bytes(Bytes),
+    End,
+    Broken(Problem),
+}
+
+/// The reading end, for a blocking thread.
+pub(crate) struct BodyReader {
+    pieces: mpsc::Receiver<Piece>,
+    current: Bytes,
+    ended: bool,
+    check: ReprCheck,
+}
+
+/// The sending end, for the async side.
+pub(crate) struct BodyPump {
+    pieces: mpsc::Sender<Piece>,
+}
+
+/// A channel from a request's body to a blocking thread. What is read passes `check`, which has the last word at the end.
+pub(crate) fn body_channel(check: ReprCheck) -> (BodyPump, BodyReader) {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    (BodyPump { pieces: sender }, BodyReader { pieces: receiver, current: Bytes::new(), ended: false, check })
+}
+
+impl BodyPump {
+    /// Sends a whole body, at most `max` bytes of it. Ends early when the reader is gone: then it knows why.
+    pub(crate) async fn run(self, mut body: Inbound, max: u64, site: &Site) {
+        if body.announced().is_some_and(|len| len > max) {
+            let _ = self.pieces.send(Piece::Broken(too_large(max))).await;
+            return;
+        }
+        let mut checked = 0;
+        loop {
+            let piece = match body.next().await {
+                Ok(Some(_)) if body.received() > max => Piece::Broken(too_large(max)),
+                Ok(Some(bytes)) if body.received() - checked >= SPACE_EVERY => {
+                    checked = body.received();
+                    site.space_check().map_or_else(Piece::Broken, |()| Piece::Bytes(bytes))
+                }
+                Ok(Some(bytes)) => Piece::Bytes(bytes),
+                Ok(None) => Piece::End,
+                Err(problem) => Piece::Broken(problem),
+            };
+            let last = !matches!(piece, Piece::Bytes(_));
+            if self.pieces.send(piece).await.is_err() || last {
+                return;
+            }
+        }
+    }
+}
+
+fn too_large(max: u64) -> Problem {
+    Problem::new(slipway_api::Code::TooLarge, format!("the body is larger than the {max} bytes allowed here"))
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        while self.current.is_empty() {
+            if self.ended {
+                return Ok(0);
+            }
+            match self.pieces.blocking_recv() {
+                Some(Piece::Bytes(bytes)) => {
+                    self.check.update(&bytes);
+                    self.current = bytes;
+                }
+                Some(Piece::End) => {
+                    std::mem::take(&mut self.check).finish().map_err(io::Error::other)?;
+                    self.ended = true;
+                }
+                Some(Piece::Broken(problem)) => return Err(io::Error::other(problem)),
+                None => {
+                    return Err(io::Error::other(Problem::new(
+                        slipway_api::Code::InvalidRequest,
+                        "reading the request body: it was cut off",
+                    )));
+                }
+            }
+        }
+        let len = buf.len().min(self.current.len());
+        buf[..len].copy_from_slice(&self.current.split_to(len));
+        Ok(len)
+    }
+}
+
+/// A source of an answer's body: blocking work that gives the next piece, or none at the end.
+pub(crate) trait Pieces: Send + 'static {
+    fn next(&mut self) -> Result<Option<Bytes>, Problem>;
+}
+
+/// A body that asks its source only when the client has taken the piece before. No thread is held meanwhile.
+pub(crate) fn body_of(pieces: impl Pieces, act: &'static str) -> Body {
+    Body::from_stream(stream::unfold(Some(pieces), move |pieces| async move {
+        let mut pieces = pieces?;
+        let step = blocking(act, move || {
+            let next = pieces.next();
+            Ok((next, pieces))
+        })
+        .await;
+        match step {
+            Ok((Ok(Some(bytes)), pieces)) => Some((Ok(bytes), Some(pieces))),
+            Ok((Ok(None), _)) => None,
+            // The connection ends without the announced length, so that the client cannot take it for the whole.
+            Ok((Err(problem), _)) | Err(problem) => Some((Err(io::Error::other(problem)), None)),
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bytes, Piece, Read, ReprCheck, body_channel};
+
+    #[test]
+    fn only_an_end_is_an_end() {
+        for (pieces, fine) in [
+            (vec![Piece::Bytes(Bytes::from_static(b"ab")), Piece::Bytes(Bytes::from_static(b"c")), Piece::End], true),
+            (vec![Piece::Bytes(Bytes::from_static(b"abc"))], false),
+            (vec![], false),
+        ] {
+            let (pump, mut reader) = body_channel(ReprCheck::default());
+            for piece in pieces {
+                pump.pieces.try_send(piece).unwrap();
+            }
+            drop(pump);
+            let mut all = Vec::new();
+            assert_eq!(reader.read_to_end(&mut all).is_ok(), fine);
+            assert!(!fine || all == b"abc");
+        }
+    }
+}

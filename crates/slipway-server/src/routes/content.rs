@@ -1,0 +1,107 @@
+//! One-shot upload: the body is the image.
+
+use axum::http::StatusCode;
+use serde::Deserialize;
+use slipway_api::{Code, Outcome, Problem, UploadFormat, UploadNew};
+use slipway_chunk::{Digest, Root};
+use slipway_format::Wrap;
+
+use crate::http::answer::{self, Answered};
+use crate::http::ask::Ask;
+use crate::http::json::printable;
+use crate::http::repr::ReprCheck;
+use crate::http::stream::body_channel;
+use crate::rules;
+use crate::rules::upload::FillChecks;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PutQuery {
+    message: String,
+    new: bool,
+    parent: Option<u64>,
+    sector_size: Option<u32>,
+    format: Option<String>,
+    root: Option<Root>,
+    digest: Option<Digest>,
+}
+
+/// What the body is wrapped in, if somebody said so: the query before `Content-Encoding`; else its first bytes tell.
+fn wrap_said(format: Option<&str>, encoding: Option<&str>) -> Result<Option<Wrap>, Problem> {
+    match (format, encoding) {
+        (Some("raw"), _) => Ok(Some(Wrap::None)),
+        (Some("gzip"), _) => Ok(Some(Wrap::Gzip)),
+        (Some("xz"), _) => Ok(Some(Wrap::Xz)),
+        (Some("zstd"), _) => Ok(Some(Wrap::Zstd)),
+        (Some(other), _) if other != "auto" => {
+            let title = format!("format '{}' is unknown; known are auto, raw, gzip, xz and zstd", printable(other));
+            Err(Problem::new(Code::InvalidRequest, title).field("format"))
+        }
+        (_, None | Some("" | "identity")) => Ok(None),
+        (_, Some("gzip" | "x-gzip")) => Ok(Some(Wrap::Gzip)),
+        (_, Some("xz")) => Ok(Some(Wrap::Xz)),
+        (_, Some("zstd")) => Ok(Some(Wrap::Zstd)),
+        (_, Some(other)) => {
+            let title = format!("Content-Encoding '{}' is not supported; gzip, xz and zstd are", printable(other));
+            Err(Problem::new(Code::UnsupportedMedia, title).field("content-encoding"))
+        }
+    }
+}
+
+pub(crate) async fn content_put(ask: Ask) -> Answered {
+    let query: PutQuery = ask.query()?;
+    let image = ask.image()?;
+    let wrap = wrap_said(query.format.as_deref(), ask.header("content-encoding")?)?;
+    let check = ReprCheck::from_headers(ask.headers())?;
+    ask.site.space_check()?;
+    let max = ask.core().config.image_size_max;
+    let new = UploadNew {
+        image: image.to_string(),
+        format: UploadFormat::Raw,
+        parent: query.parent,
+        size: None,
+        sector_size: query.sector_size,
+        message: query.message,
+        new: query.new,
+        source_format: None,
+        digest: None,
+    };
+    let checks = FillChecks { root: query.root, digest: query.digest };
+    let (pump, reader) = body_channel(check);
+    let Ask { site, who, body, .. } = ask;
+    let filling = rules::upload::upload_fill(&site.core, &who, new, wrap, Box::new(reader), checks);
+    // The pump ends when the body does, or when the reader is gone; so both always end.
+    let (filled, ()) = tokio::join!(filling, pump.run(body, max, &site));
+    site.metrics.upload_ended(filled.is_ok());
+    let committed = filled?;
+    answer::json(outcome_status(committed.outcome), &committed)
+}
+
+/// 201 for a new version, 200 when there was nothing to make.
+pub(super) fn outcome_status(outcome: Outcome) -> StatusCode {
+    match outcome {
+        Outcome::Created => StatusCode::CREATED,
+        Outcome::Unchanged => StatusCode::OK,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Wrap, wrap_said};
+
+    #[test]
+    fn the_query_wins_over_the_header() {
+        for (format, encoding, expected) in [
+            (None, None, Ok(None)),
+            (Some("auto"), None, Ok(None)),
+            (Some("raw"), Some("gzip"), Ok(Some(Wrap::None))),
+            (Some("auto"), Some("xz"), Ok(Some(Wrap::Xz))),
+            (None, Some("zstd"), Ok(Some(Wrap::Zstd))),
+            (None, Some("identity"), Ok(None)),
+            (None, Some("br"), Err(415)),
+            (Some("rar"), None, Err(400)),
+        ] {
+            assert_eq!(wrap_said(format, encoding).map_err(|p| p.status), expected, "{format:?} {encoding:?}");
+        }
+    }
+}

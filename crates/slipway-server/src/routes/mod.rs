@@ -1,0 +1,20 @@
+//! The routes: shape in, rules, shape out. Only here and in `http` is anything known of HTTP.
+
+mod blobs;
+mod channels;
+mod content;
+mod docs;
+mod download;
+mod facts;
+mod images;
+mod parts;
+mod people;
+mod sessions;
+pub(crate) mod shape;
+mod spool;
+mod store;
+pub(crate) mod table;
+mod tasks;
+mod tokens;
+mod uploads;
+mod versions;

@@ -1,0 +1,179 @@
+//! Uploads by `PATCH`: bytes appended to a file, durable before their offset is answered.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use axum::http::header::HeaderName;
+use bytes::Bytes;
+use slipway_api::{Code, Problem, UploadFormat};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::http::answer::{self, Answered, header_set};
+use crate::http::ask::Ask;
+use crate::http::failure::blocking;
+use crate::rules;
+
+/// Pieces in flight between the socket and the file.
+const PIECES: usize = 16;
+/// After so many bytes the free space is looked at again.
+const SPACE_EVERY: u64 = 16 << 20;
+
+/// Uploads that a request of this process is writing to: two writers of one file would mix their bytes.
+static WRITING: Mutex<Option<HashSet<Uuid>>> = Mutex::new(None);
+
+struct Writing(Uuid);
+
+impl Writing {
+    fn begin(id: Uuid) -> Result<Self, Problem> {
+        let mut writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+        match writing.get_or_insert_default().insert(id) {
+            true => Ok(Self(id)),
+            false => {
+                let title = format!("another request is sending bytes for upload {id}");
+                Err(Problem::new(Code::Conflict, title).hint("wait for it to end, then ask for Upload-Offset"))
+            }
+        }
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let mut writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+        writing.get_or_insert_default().remove(&self.0);
+    }
+}
+
+pub(crate) async fn upload_append(mut ask: Ask) -> Answered {
+    let id = ask.id("upload")?;
+    let from = offset_wanted(&ask)?;
+    let target = rules::upload::upload_target(ask.core(), &ask.who, &id).await?;
+    if target.format == UploadFormat::Chunks {
+        let title = format!("upload {id} is filled with chunks, not by PATCH");
+        return Err(Problem::new(Code::Conflict, title).hint("begin an upload with format raw, gzip, xz or zstd"));
+    }
+    let writing = Writing::begin(id)?;
+    if target.received != from {
+        let mut problem =
+            Problem::new(Code::OffsetMismatch, format!("upload {id} stands at {}, not at {from}", target.received))
+                .hint("go on where `Upload-Offset` says");
+        problem.offset = Some(target.received);
+        return Err(problem);
+    }
+    ask.site.space_check()?;
+    let max = ask.core().config.image_size_max;
+    let (pieces, mut from_socket) = mpsc::channel::<Bytes>(PIECES);
+    let act = format!("keeping bytes of upload {id}");
+    let name = act.clone();
+    let appending = blocking(&name, move || {
+        let written = spool_append(&target.spool, from, &mut || from_socket.blocking_recv());
+        drop(writing);
+        written.map_err(|error| match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Problem::new(Code::NoSpace, format!("{act}: no space is left on the server"))
+            }
+            _ => Problem::new(Code::Internal, format!("{act}: {error}")),
+        })
+    });
+    let (written, came) = tokio::join!(appending, pieces_send(&mut ask, pieces, from, max));
+    // What came before a body broke off is durable too, and is counted: the client goes on from there.
+    let to = written?;
+    let upload = match to > from {
+        true => rules::upload::upload_offset_set(ask.core(), &ask.who, &id, from, to).await?,
+        false => rules::upload::upload_get(ask.core(), &ask.who, &id).await?,
+    };
+    came.map_err(|mut problem| {
+        problem.offset = Some(upload.offset);
+        problem
+    })?;
+    let mut answer = answer::nothing()?;
+    header_set(&mut answer, HeaderName::from_static("upload-offset"), upload.offset.to_string());
+    Ok(answer)
+}
+
+fn offset_wanted(ask: &Ask) -> Result<u64, Problem> {
+    let bad = || {
+        let title = "the header Upload-Offset says at which byte of the upload the body begins";
+        Problem::new(Code::InvalidRequest, title).field("upload-offset")
+    };
+    let text = ask.header("upload-offset")?.ok_or_else(bad)?;
+    match text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => text.parse().map_err(|_| bad()),
+        false => Err(bad()),
+    }
+}
+
+async fn pieces_send(ask: &mut Ask, pieces: mpsc::Sender<Bytes>, from: u64, max: u64) -> Result<(), Problem> {
+    let mut checked = 0;
+    while let Some(piece) = ask.body.next().await? {
+        let received = ask.body.received();
+        if from + received > max {
+            return Err(Problem::new(Code::TooLarge, format!("the upload is larger than the {max} bytes allowed")));
+        }
+        if received - checked >= SPACE_EVERY {
+            checked = received;
+            ask.site.space_check()?;
+        }
+        if pieces.send(piece).await.is_err() {
+            // The writer is gone and says why.
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Writes the pieces behind `from` and gives the durable length. Bytes beyond `from` that an earlier crash left are cut off first.
+fn spool_append(path: &Path, from: u64, next: &mut dyn FnMut() -> Option<Bytes>) -> std::io::Result<u64> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let mut file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    let len = file.metadata()?.len();
+    if len < from {
+        let why = format!("the file has {len} bytes although {from} were answered as durable");
+        return Err(std::io::Error::other(why));
+    }
+    file.set_len(from)?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut at = from;
+    while let Some(piece) = next() {
+        file.write_all(&piece)?;
+        at += piece.len() as u64;
+    }
+    file.sync_all()?;
+    // The file's name must be durable too before an offset in it is answered.
+    File::open(folder)?.sync_all()?;
+    Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bytes, Uuid, Writing, spool_append};
+
+    #[test]
+    fn what_is_appended_is_kept_from_the_offset_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("spool/x");
+        let append = |from, parts: &[&'static str]| {
+            let mut parts = parts.iter().map(|part| Bytes::from_static(part.as_bytes()));
+            spool_append(&path, from, &mut || parts.next())
+        };
+        assert_eq!(append(0, &["abc", "def"]).unwrap(), 6);
+        assert_eq!(append(4, &["X"]).unwrap(), 5, "what was not answered as durable is cut off");
+        assert_eq!(std::fs::read(&path).unwrap(), b"abcdX");
+        assert_eq!(append(5, &[]).unwrap(), 5);
+        assert!(append(6, &["y"]).is_err(), "a hole would be taken for data");
+    }
+
+    #[test]
+    fn one_writer_at_a_time() {
+        let id = Uuid::new_v4();
+        let first = Writing::begin(id).unwrap();
+        assert_eq!(Writing::begin(id).err().unwrap().status, 409);
+        drop(first);
+        assert!(Writing::begin(id).is_ok());
+    }
+}

@@ -1,0 +1,357 @@
+//! The one table of routes: method, path, who may call it, operation id, shapes, handler. The router, the authentication, the OpenAPI
+//! document and the test of every role against every route are made from it.
+
+use std::pin::Pin;
+use std::sync::LazyLock;
+
+use axum::http::Method;
+use slipway_api::wire::MEDIA;
+use slipway_api::{
+    Channel, ChannelSet, CheckRequest, Committed, FindingReport, FramesReceived, Image, ImageChange, ImageNew,
+    JournalEntry, Login, Me, Page, PageQuery, PasswordChange, PruneRequest, Role, ServerFacts, Session, Setup,
+    SharingChange, Task, Token, TokenMade, TokenNew, Upload, UploadNew, User, UserChange, UserNew, Version,
+    VersionChange,
+};
+
+use super::shape::{Param, Params, Shape, json, params};
+use super::{
+    blobs, channels, content, docs, download, facts, images, parts, people, sessions, spool, store, tasks, tokens,
+    uploads, versions,
+};
+use crate::http::answer::Answered;
+use crate::http::ask::Ask;
+
+/// Who may call a route at all; the rules decide about the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Anybody; a token is not looked at.
+    Open,
+    /// Who has the pack's capability; a token is not looked at.
+    Capability,
+    /// Who connects from the machine itself, else a token that the rule accepts.
+    Loopback,
+    /// Who has at least this role.
+    Role(Role),
+}
+
+/// What a handler gives back.
+pub(crate) type Running = Pin<Box<dyn Future<Output = Answered> + Send>>;
+
+/// A row.
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    pub(crate) access: Access,
+    /// The operation id: the noun and what happens to it, as in the rules and the client.
+    pub(crate) id: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) query: Option<Params>,
+    pub(crate) extra: &'static [Param],
+    pub(crate) body: Shape,
+    pub(crate) answers: Vec<(u16, Shape)>,
+    pub(crate) run: fn(Ask) -> Running,
+}
+
+impl Route {
+    fn query<T: utoipa::IntoParams>(mut self) -> Self {
+        self.query = Some(params::<T>());
+        self
+    }
+
+    fn extra(mut self, extra: &'static [Param]) -> Self {
+        self.extra = extra;
+        self
+    }
+
+    fn body(mut self, body: Shape) -> Self {
+        self.body = body;
+        self
+    }
+
+    fn gives(mut self, status: u16, shape: Shape) -> Self {
+        self.answers.push((status, shape));
+        self
+    }
+}
+
+/// All rows, in the order of the document.
+pub(crate) fn routes() -> &'static [Route] {
+    static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
+        let mut all = Vec::new();
+        all.extend(server_rows());
+        all.extend(people_rows());
+        all.extend(image_rows());
+        all.extend(version_rows());
+        all.extend(byte_rows());
+        all.extend(upload_rows());
+        all.extend(care_rows());
+        all
+    });
+    &ROUTES
+}
+
+macro_rules! row {
+    ($method:ident $path:literal, $access:expr, $id:ident, $handler:path, $about:literal) => {
+        Route {
+            method: Method::$method,
+            path: $path,
+            access: $access,
+            id: stringify!($id),
+            about: $about,
+            query: None,
+            extra: &[],
+            body: Shape::Nothing,
+            answers: Vec::new(),
+            run: |ask| Box::pin($handler(ask)),
+        }
+    };
+}
+
+const OPEN: Access = Access::Open;
+const USER: Access = Access::Role(Role::User);
+const MODERATOR: Access = Access::Role(Role::Moderator);
+const ADMIN: Access = Access::Role(Role::Admin);
+const NOTHING: Shape = Shape::Nothing;
+const BINARY: Shape = Shape::Bytes(MEDIA);
+const RAW: Shape = Shape::Bytes("application/octet-stream");
+
+fn server_rows() -> Vec<Route> {
+    vec![
+        row!(GET "/api/v1", OPEN, server_facts, facts::server_facts, "What the server says of itself")
+            .gives(200, json::<ServerFacts>()),
+        row!(GET "/livez", OPEN, livez, facts::livez, "Whether the process runs").gives(200, Shape::Text("text/plain")),
+        row!(GET "/readyz", OPEN, readyz, facts::readyz, "Whether database, blobs and disk are fit for work")
+            .gives(200, Shape::Text("text/plain")),
+        row!(GET "/metrics", Access::Loopback, metrics, facts::metrics, "Numbers for Prometheus")
+            .gives(200, Shape::Text("text/plain; version=0.0.4")),
+        row!(GET "/openapi.json", OPEN, openapi, docs::openapi, "This document")
+            .gives(200, Shape::Bytes("application/json")),
+        row!(GET "/docs", OPEN, docs, docs::docs_redirect, "Leads to the page of this document").gives(308, NOTHING),
+        row!(GET "/docs/{file...}", OPEN, docs_file, docs::docs_file, "The page of this document, and its files")
+            .gives(200, Shape::Text("text/html")),
+    ]
+}
+
+fn people_rows() -> Vec<Route> {
+    vec![
+        row!(POST "/api/v1/login", OPEN, login, sessions::login, "Signs in with name and password")
+            .body(json::<Login>())
+            .gives(201, json::<Session>()),
+        row!(POST "/api/v1/setup", OPEN, setup, sessions::setup, "Redeems the one-time code of a new server: makes its first admin")
+            .body(json::<Setup>())
+            .gives(201, json::<Session>()),
+        row!(GET "/api/v1/me", USER, me, people::me, "Who the caller is").gives(200, json::<Me>()),
+        row!(GET "/api/v1/users", MODERATOR, user_list, people::user_list, "All users")
+            .query::<PageQuery>()
+            .gives(200, json::<Page<User>>()),
+        row!(POST "/api/v1/users", ADMIN, user_create, people::user_create, "Makes a user")
+            .body(json::<UserNew>())
+            .gives(201, json::<User>()),
+        row!(GET "/api/v1/users/{name}", USER, user_get, people::user_get, "One user: oneself, or anybody for a moderator")
+            .gives(200, json::<User>()),
+        row!(PATCH "/api/v1/users/{name}", USER, user_change, people::user_change, "Changes a user")
+            .body(json::<UserChange>())
+            .gives(200, json::<User>()),
+        row!(DELETE "/api/v1/users/{name}", ADMIN, user_delete, people::user_delete, "Deletes a user who owns no images")
+            .gives(204, NOTHING),
+        row!(PUT "/api/v1/users/{name}/password", USER, password_change, people::password_change, "Sets a password")
+            .body(json::<PasswordChange>())
+            .gives(204, NOTHING),
+        row!(GET "/api/v1/tokens", USER, token_list, tokens::token_list, "The caller's tokens, or an owner's for an admin")
+            .query::<PageQuery>()
+            .gives(200, json::<Page<Token>>()),
+        row!(POST "/api/v1/tokens", USER, token_make, tokens::token_make, "Makes a token; its secret is shown once")
+            .body(json::<TokenNew>())
+            .gives(201, json::<TokenMade>()),
+        row!(DELETE "/api/v1/tokens/{id}", USER, token_revoke, tokens::token_revoke, "Revokes a token").gives(204, NOTHING),
+    ]
+}
+
+fn image_rows() -> Vec<Route> {
+    const TRASH: &[Param] = &[("trash", "Also versions in the trash, for who may take them out", "boolean")];
+    vec![
+        row!(GET "/api/v1/images", USER, image_list, images::image_list, "The images that the caller may read")
+            .query::<PageQuery>()
+            .gives(200, json::<Page<Image>>()),
+        row!(POST "/api/v1/images", USER, image_create, images::image_create, "Makes an image without versions")
+            .body(json::<ImageNew>())
+            .gives(201, json::<Image>()),
+        row!(GET "/api/v1/images/{owner}/{slug}", USER, image_get, images::image_get, "One image with its versions")
+            .extra(TRASH)
+            .gives(200, json::<Image>()),
+        row!(PATCH "/api/v1/images/{owner}/{slug}", USER, image_change, images::image_change, "Changes an image")
+            .body(json::<ImageChange>())
+            .gives(200, json::<Image>()),
+        row!(DELETE "/api/v1/images/{owner}/{slug}", USER, image_trash, images::image_trash, "Puts an image into the trash")
+            .gives(204, NOTHING),
+        row!(POST "/api/v1/images/{owner}/{slug}/restore", USER, image_restore, images::image_restore, "Takes an image out of the trash")
+            .gives(200, json::<Image>()),
+        row!(PUT "/api/v1/images/{owner}/{slug}/sharing", USER, sharing_change, images::sharing_change,
+            "Changes who may read an image; 202 with a task when its content must be moved first")
+            .body(json::<SharingChange>())
+            .gives(200, json::<Image>())
+            .gives(202, json::<Image>()),
+        row!(GET "/api/v1/images/{owner}/{slug}/channels/{name}", USER, channel_get, channels::channel_get, "One channel")
+            .gives(200, json::<Channel>()),
+        row!(PUT "/api/v1/images/{owner}/{slug}/channels/{name}", USER, channel_set, channels::channel_set,
+            "Makes a channel or moves it to another version")
+            .body(json::<ChannelSet>())
+            .gives(200, json::<Channel>()),
+        row!(DELETE "/api/v1/images/{owner}/{slug}/channels/{name}", USER, channel_delete, channels::channel_delete,
+            "Takes a channel away; the version stays")
+            .gives(204, NOTHING),
+    ]
+}
+
+fn version_rows() -> Vec<Route> {
+    vec![
+        row!(GET "/api/v1/images/{owner}/{slug}/versions", USER, version_list, versions::version_list, "An image's versions, newest first")
+            .query::<PageQuery>()
+            .gives(200, json::<Page<Version>>()),
+        row!(GET "/api/v1/images/{owner}/{slug}/versions/{version}", USER, version_get, versions::version_get,
+            "One version: by number, channel, or latest")
+            .gives(200, json::<Version>()),
+        row!(PATCH "/api/v1/images/{owner}/{slug}/versions/{version}", USER, version_change, versions::version_change,
+            "Changes a version's message or protection")
+            .body(json::<VersionChange>())
+            .gives(200, json::<Version>()),
+        row!(DELETE "/api/v1/images/{owner}/{slug}/versions/{version}", USER, version_trash, versions::version_trash,
+            "Puts a version into the trash")
+            .gives(204, NOTHING),
+        row!(POST "/api/v1/images/{owner}/{slug}/versions/{version}/restore", USER, version_restore, versions::version_restore,
+            "Takes a version out of the trash")
+            .gives(200, json::<Version>()),
+        row!(POST "/api/v1/images/{owner}/{slug}/versions/{version}/findings", USER, finding_report, versions::finding_report,
+            "Tells that a chunk was not what its id says; the pack is checked")
+            .body(json::<FindingReport>())
+            .gives(202, json::<Task>()),
+    ]
+}
+
+fn byte_rows() -> Vec<Route> {
+    const PUT: &[Param] = &[
+        ("message", "What to say of the version", "string"),
+        ("new", "Make a version even if nothing differs from the newest one", "boolean"),
+        ("parent", "The version it was made from; the newest if not given", "integer"),
+        ("sector_size", "512 (if not given) or 4096", "integer"),
+        ("format", "auto (if not given), raw, gzip, xz or zstd", "string"),
+        ("root", "The root that the raw image must have", "string"),
+        ("digest", "The BLAKE3 that the raw image must have", "string"),
+    ];
+    const CAPABILITY: &[Param] = &[
+        ("e", "The capability's expiry in seconds since 1970; or the header Slipway-Capability: EXPIRY.MAC", "integer"),
+        ("c", "The capability's MAC", "string"),
+    ];
+    vec![
+        row!(GET "/api/v1/images/{owner}/{slug}/versions/{version}/content", USER, version_content, download::version_content,
+            "The raw bytes, verified by the server; Range, ETag, HEAD, compressed on request")
+            .gives(200, RAW)
+            .gives(206, RAW),
+        row!(PUT "/api/v1/images/{owner}/{slug}/content", USER, content_put, content::content_put,
+            "Makes a version of the body in one call: raw, gzip, xz or zstd, by content")
+            .extra(PUT)
+            .body(RAW)
+            .gives(201, json::<Committed>())
+            .gives(200, json::<Committed>()),
+        row!(GET "/api/v1/images/{owner}/{slug}/versions/{version}/manifest", USER, version_manifest, parts::version_manifest,
+            "The manifest, as encoded")
+            .gives(200, BINARY),
+        row!(GET "/api/v1/images/{owner}/{slug}/versions/{version}/segments/{index}", USER, version_segment, parts::version_segment,
+            "A segment, as encoded")
+            .gives(200, BINARY),
+        row!(GET "/api/v1/images/{owner}/{slug}/versions/{version}/layouts/{index}", USER, version_layout, parts::version_layout,
+            "Where a segment's chunks lie now, with the capabilities to read them")
+            .gives(200, BINARY),
+        row!(GET "/api/v1/blobs/{space}/{pack}", Access::Capability, blob_range, blobs::blob_range,
+            "Bytes of a pack as stored, by capability; to be verified by who reads them")
+            .extra(CAPABILITY)
+            .gives(200, RAW)
+            .gives(206, RAW),
+    ]
+}
+
+fn upload_rows() -> Vec<Route> {
+    const KIND: &[Param] = &[("kind", "chunks (if not given) or segments", "string")];
+    vec![
+        row!(POST "/api/v1/uploads", USER, upload_create, uploads::upload_create, "Begins an upload")
+            .body(json::<UploadNew>())
+            .gives(201, json::<Upload>()),
+        row!(GET "/api/v1/uploads/{id}", USER, upload_get, uploads::upload_get, "Where an upload stands; HEAD gives Upload-Offset")
+            .gives(200, json::<Upload>()),
+        row!(PATCH "/api/v1/uploads/{id}", USER, upload_append, spool::upload_append,
+            "Appends bytes at Upload-Offset; the offset that is answered is durable")
+            .body(RAW)
+            .gives(204, NOTHING),
+        row!(DELETE "/api/v1/uploads/{id}", USER, upload_delete, uploads::upload_delete, "Gives an upload up").gives(204, NOTHING),
+        row!(POST "/api/v1/uploads/{id}/missing", USER, upload_missing, uploads::upload_missing,
+            "Which of these chunks or segments the server lacks: ids in, one bit for each out")
+            .extra(KIND)
+            .body(BINARY)
+            .gives(200, BINARY),
+        row!(PUT "/api/v1/uploads/{id}/frames", USER, upload_frames, uploads::upload_frames,
+            "Takes whole frames, one after the other; durable when answered")
+            .body(BINARY)
+            .gives(200, json::<FramesReceived>()),
+        row!(PUT "/api/v1/uploads/{id}/segments", USER, upload_segments, uploads::upload_segments,
+            "Takes segments, each behind its length; durable when answered")
+            .body(BINARY)
+            .gives(204, NOTHING),
+        row!(POST "/api/v1/uploads/{id}/commit", USER, upload_commit, uploads::upload_commit,
+            "Makes the version; the same upload gives the same answer for ever. 202 while it takes long: commit again to ask")
+            .body(BINARY)
+            .gives(201, json::<Committed>())
+            .gives(200, json::<Committed>())
+            .gives(202, json::<Task>()),
+    ]
+}
+
+fn care_rows() -> Vec<Route> {
+    const JOURNAL: &[Param] = &[
+        ("after", "Only entries with a greater number", "integer"),
+        ("limit", "Entries at most, 1 to 1000; 100 if not given", "integer"),
+    ];
+    vec![
+        row!(GET "/api/v1/tasks", USER, task_list, tasks::task_list, "Tasks that the caller may see, newest first")
+            .query::<PageQuery>()
+            .gives(200, json::<Page<Task>>()),
+        row!(GET "/api/v1/tasks/{id}", USER, task_get, tasks::task_get, "One task").gives(200, json::<Task>()),
+        row!(POST "/api/v1/tasks/{id}/cancel", USER, task_cancel, tasks::task_cancel, "Asks a task to stop")
+            .gives(200, json::<Task>()),
+        row!(GET "/api/v1/tasks/{id}/events", USER, task_events, tasks::task_events,
+            "A task's states as server-sent events, to its end; Last-Event-ID is honoured")
+        .gives(200, Shape::Text("text/event-stream")),
+        row!(POST "/api/v1/prune", ADMIN, prune, store::prune, "Frees what nothing refers to, or plans it")
+            .body(json::<PruneRequest>())
+            .gives(202, json::<Task>()),
+        row!(POST "/api/v1/check", ADMIN, check, store::check, "Reads and verifies what is stored")
+            .body(json::<CheckRequest>())
+            .gives(202, json::<Task>()),
+        row!(GET "/api/v1/journal", ADMIN, journal_list, store::journal_list, "Every change, in commit order")
+            .extra(JOURNAL)
+            .gives(200, json::<Page<JournalEntry>>()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Access, routes};
+    use crate::http::path::path_params;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn ids_are_unique_and_rows_are_complete() {
+        let ids: BTreeSet<&str> = routes().iter().map(|route| route.id).collect();
+        assert_eq!(ids.len(), routes().len());
+        for route in routes() {
+            assert!(!route.answers.is_empty(), "{} says nothing of its answers", route.id);
+            assert!(!route.about.is_empty() && !route.about.ends_with('.'), "{}", route.id);
+            for name in path_params(route.path) {
+                let known = ["owner", "slug", "version", "index", "id", "name", "space", "pack", "file"];
+                assert!(known.contains(&name), "{} has a part {name} that no handler reads", route.id);
+            }
+            // Everything that changes something needs a user, but for the two ways to become one.
+            let changes = route.method != "GET" && !matches!(route.id, "login" | "setup");
+            assert!(!changes || matches!(route.access, Access::Role(_)), "{} is open", route.id);
+        }
+    }
+}
