@@ -75,7 +75,7 @@ impl S3 {
 
     /// The value of `--blobs`.
     pub fn blobs(&self) -> String {
-        format!("s3://{BUCKET}/blobs?endpoint={}&region=us-east-1&path_style=true&allow_http=true", self.endpoint)
+        format!("s3://{BUCKET}/blobs?endpoint={}&region=us-east-1&path_style=true", self.endpoint)
     }
 
     /// Objects in the bucket, multipart left-overs included.
@@ -98,11 +98,9 @@ async fn serve(listener: TcpListener, service: S3Service, left: Arc<AtomicI64>) 
                 async move {
                     if left.fetch_sub(1, Ordering::SeqCst) <= 0 {
                         // An error of the service closes the connection without an answer.
-                        return Err("gone".into());
+                        return Err(std::io::Error::other("gone"));
                     }
-                    hyper::service::Service::call(&service, request)
-                        .await
-                        .map_err(|why| Box::<dyn std::error::Error + Send + Sync>::from(format!("{why:?}")))
+                    hyper::service::Service::call(&service, request).await.map_err(|_| std::io::Error::other("failed"))
                 }
             });
             let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), counted).await;
