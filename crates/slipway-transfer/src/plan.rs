@@ -80,15 +80,16 @@ pub(crate) fn jobs_plan(segment: usize, needs: &[Need], layout: &Layout, caps: &
     let mut last: Option<(u32, u32)> = None;
     for (frame, parts) in frames {
         let end = frame.offset + u64::from(frame.len);
-        if let (Some((pack, raw)), Some(job)) = (&mut last, jobs.last_mut()) {
-            let near = frame.offset <= job.at + u64::from(job.len) + u64::from(caps.gap);
-            let small = end - job.at <= u64::from(caps.range) && *raw + frame.raw_len <= caps.range_raw;
-            if *pack == frame.pack && near && small {
-                job.len = job.len.max((end - job.at) as u32);
-                job.frames.push(FrameJob { skip: (frame.offset - job.at) as u32, len: frame.len, parts });
-                *raw += frame.raw_len;
-                continue;
-            }
+        if let (Some((pack, raw)), Some(job)) = (&mut last, jobs.last_mut())
+            && *pack == frame.pack
+            && frame.offset <= job.at + u64::from(job.len) + u64::from(caps.gap)
+            && end - job.at <= u64::from(caps.range)
+            && *raw + frame.raw_len <= caps.range_raw
+        {
+            job.len = job.len.max((end - job.at) as u32);
+            job.frames.push(FrameJob { skip: (frame.offset - job.at) as u32, len: frame.len, parts });
+            *raw += frame.raw_len;
+            continue;
         }
         let pack = &layout.packs[frame.pack as usize];
         last = Some((frame.pack, frame.raw_len));
