@@ -17,9 +17,10 @@ use std::path::PathBuf;
     after_help = "\
 Options of every command:
       --url URL   The server (else SLIPWAY_URL, else what 'slipway login' kept)
-      --ca FILE   Trust these certificates (else SLIPWAY_CA); the token comes from SLIPWAY_TOKEN or login
+      --ca FILE   Trust these certificates (else SLIPWAY_CA, else what login kept)
   -q, --quiet     Only data and errors       -v, --verbose  Say more; twice: say everything
       --no-input  Never ask, fail instead    -h, --help, -V, --version
+The token comes from SLIPWAY_TOKEN, else from what login kept; never from the command line.
 
 Examples:
   slipway push disk.raw me/os -m \"6.9 kernel\"
@@ -57,6 +58,9 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Push(cmd::push::Args),
+    Pull(cmd::pull::Args),
+    Flash(cmd::flash::Args),
+    Verify(cmd::verify::Args),
     #[command(subcommand)]
     Image(cmd::image::Command),
     #[command(subcommand)]
@@ -72,7 +76,19 @@ pub(crate) enum Command {
     Prune(cmd::prune::Args),
     Check(cmd::check::Args),
     Journal(cmd::journal::Args),
+    Serve(Box<cmd::serve::Args>),
     #[command(subcommand)]
     Config(cmd::config::Command),
     Completions(cmd::completions::Args),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
 }

@@ -68,7 +68,8 @@ impl Failure {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 Self::new(exit::SPACE, text).next("make room there, then run the same command again")
             }
-            _ => Self::new(exit::FAILED, text),
+            _ => Self::new(exit::FAILED, text)
+                .next("look at the system's log ('dmesg'), then run the same command again"),
         }
     }
 
@@ -248,5 +249,54 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         }
         source = inner.source();
     }
-    text
+    numberless(&text)
+}
+
+/// Takes Rust's `(os error N)` out, wherever it is: the words before it say the same.
+fn numberless(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str(part.split_once(')').map_or("", |(_, rest)| rest));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failure, exit, numberless};
+    use slipway_api::{Code, Problem};
+    use slipway_transfer::TransferError;
+    use std::io::{Error, ErrorKind};
+
+    #[test]
+    fn numbers_of_errors_are_left_out() {
+        assert_eq!(numberless("a: refused (os error 111) (http://x)"), "a: refused (http://x)");
+        assert_eq!(numberless("plain (really)"), "plain (really)");
+    }
+
+    #[test]
+    fn every_code_has_a_next_step() {
+        for code in Code::ALL {
+            let failure = Failure::from(Problem::new(*code, "reading me/os: it is so"));
+            assert!(failure.next.is_some(), "{code:?}");
+            assert_eq!(failure.exit, code.exit_code());
+        }
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_the_transfer() {
+        for (kind, code) in [
+            (ErrorKind::NotFound, exit::NOT_FOUND),
+            (ErrorKind::PermissionDenied, exit::AUTH),
+            (ErrorKind::StorageFull, exit::SPACE),
+            (ErrorKind::Other, exit::FAILED),
+        ] {
+            let why = TransferError::Io { act: "writing", name: "out.raw".into(), source: Error::from(kind) };
+            let wanted = why.exit_code();
+            let failure = Failure::from(why);
+            assert_eq!((failure.exit, failure.exit), (wanted, code));
+            assert!(failure.what.starts_with("writing out.raw: "), "{}", failure.what);
+        }
+    }
 }

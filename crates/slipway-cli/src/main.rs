@@ -52,6 +52,7 @@ fn command_run(command: Command, cx: &Context) -> Result<(), Failure> {
         .map_err(|why| Failure::new(exit::FAILED, format!("starting threads: {}", failure::reason(&why))))?;
     let ended = match command {
         // The server ends by itself on a signal, after it has put everything in order.
+        Command::Serve(args) => runtime.block_on(cmd::serve::run(*args, cx)),
         command => {
             log::init_client(cx);
             runtime.block_on(client_run(command, cx))

@@ -27,6 +27,7 @@ pub(crate) enum Format {
 pub(crate) struct Output {
     /// table, json, yaml or jsonl
     #[arg(
+        id = "output_format",
         short = 'o',
         long = "output",
         value_enum,

@@ -16,6 +16,17 @@ pub(crate) fn open(path: &Path, shape: &Shape, create: bool) -> Result<Target, F
     Ok(target_open(path, shape, &options, Faults::none())?)
 }
 
+/// Opens a target only to compare it. One that is too small does not hold the image, whatever is on it.
+pub(crate) fn open_to_verify(path: &Path, shape: &Shape, image: &str) -> Result<Target, Failure> {
+    match target_open(path, shape, &TargetOptions::default(), Faults::none()) {
+        Err(why @ TargetError::TooSmall { .. }) => {
+            Err(Failure::new(exit::VERIFY, format!("{} does not hold {image}: {why}", path_shown(path)))
+                .next(format!("'slipway flash {image} {}' needs a target that is large enough", path_shown(path))))
+        }
+        other => Ok(other?),
+    }
+}
+
 /// Shows what will be overwritten and asks; without a terminal a device needs `--yes`.
 pub(crate) fn confirm(cx: &Context, target: &mut Target, image: &str, yes: bool) -> Result<(), Failure> {
     let lines = described(target)?;

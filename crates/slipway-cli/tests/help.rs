@@ -1,4 +1,5 @@
 //! `--help` of every command: golden, one screen, at least two examples that name the command.
+#![allow(clippy::unwrap_used)]
 
 #[allow(unreachable_pub)]
 mod house;
@@ -9,7 +10,7 @@ use std::path::Path;
 
 /// Lines and columns of one screen.
 const LINES: usize = 40;
-const COLUMNS: usize = 110;
+const COLUMNS: usize = 100;
 
 fn help(place: &Place, path: &[String]) -> String {
     let mut words: Vec<&str> = path.iter().map(String::as_str).collect();
@@ -20,7 +21,11 @@ fn help(place: &Place, path: &[String]) -> String {
 /// The names below `Commands:`.
 fn commands(help: &str) -> Vec<String> {
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    lines.filter(|line| line.starts_with("  ") && !line.starts_with("   ")).map(|line| line.split_whitespace().next().unwrap().to_owned()).filter(|name| name != "help").collect()
+    lines
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .map(|line| line.split_whitespace().next().unwrap().to_owned())
+        .filter(|name| name != "help")
+        .collect()
 }
 
 fn walk(place: &Place, path: &[String], seen: &mut BTreeSet<String>) {
@@ -32,14 +37,10 @@ fn walk(place: &Place, path: &[String], seen: &mut BTreeSet<String>) {
         assert!(line.chars().count() <= COLUMNS, "{name} --help has the long line {line:?}");
     }
     let below = commands(&text);
-    if below.is_empty() {
-        let examples: Vec<&str> = text.lines().skip_while(|line| *line != "Examples:").skip(1).collect();
-        let mine = [&["slipway".to_owned()], path].concat().join(" ");
-        assert!(examples.len() >= 2, "{name} --help has fewer than two examples");
-        assert!(examples.iter().any(|line| line.contains(&mine)), "{name} --help has no example of itself");
-    } else if !path.is_empty() {
-        assert!(text.contains("--help"), "{name} --help does not say how to go on");
-    }
+    let examples: Vec<&str> = text.lines().skip_while(|line| *line != "Examples:").skip(1).collect();
+    let mine = [&["slipway".to_owned()], path].concat().join(" ");
+    assert!(examples.len() >= 2, "{name} --help has fewer than two examples");
+    assert!(examples.iter().any(|line| line.contains(&mine)), "{name} --help has no example of itself");
     golden(&format!("help/{name}.txt"), &text);
     seen.insert(format!("{name}.txt"));
     for next in below {

@@ -1,4 +1,5 @@
 //! Typical mistakes without a server: what is said, what comes next, which exit code.
+#![allow(clippy::unwrap_used)]
 
 #[allow(unreachable_pub)]
 mod house;
@@ -86,7 +87,11 @@ fn mistakes_are_named_with_the_next_step() {
         let ran = place.run(words, env, b"").expect(*code);
         assert!(ran.out.is_empty(), "{words:?} printed {}", ran.text());
         assert!(ran.err.chars().all(|c| c == '\n' || !c.is_control()), "{words:?} steers the terminal: {:?}", ran.err);
-        assert!(ran.err.contains("next: ") || ran.err.contains("try '--help'"), "{words:?} has no next step: {}", ran.err);
+        assert!(
+            ran.err.contains("next: ") || ran.err.contains("try '--help'"),
+            "{words:?} has no next step: {}",
+            ran.err
+        );
         assert!(!ran.err.contains("failed to") && !ran.err.contains("os error"), "{words:?}: {}", ran.err);
         let shown = ran.err.replace(&stranger, "http://STRANGER").replace(&nobody, "http://NOBODY");
         let shown = shown.replace(place.dir.path().to_str().unwrap(), "FOLDER");

@@ -9,6 +9,10 @@ use slipway_api::ChannelName;
 
 /// Movable names for versions: list, set, remove
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  slipway channel set me/os:3 stable
+  slipway channel ls me/os")]
 pub(crate) enum Command {
     Ls(Ls),
     Set(Set),

@@ -6,9 +6,14 @@ use crate::failure::Failure;
 use crate::output::{Output, Table};
 use crate::settings::{Ca, Origin, Settings};
 use serde::Serialize;
+use std::path::{Path, PathBuf};
 
 /// Show the settings in force
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  slipway config show --origin
+  slipway config show --server -o json")]
 pub(crate) enum Command {
     Show(Show),
 }
@@ -16,16 +21,23 @@ pub(crate) enum Command {
 /// Show which server, token and CA are used; never the token itself
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Settings come from a flag, else from the environment (SLIPWAY_URL, SLIPWAY_TOKEN, SLIPWAY_CA), else from
+Settings come from a flag, else from the environment (SLIPWAY_URL, SLIPWAY_TOKEN, SLIPWAY_CA), else from \
 ~/.config/slipway/credentials.toml, which 'slipway login' writes.
 
 Examples:
   slipway config show --origin
+  slipway config show --server --config /etc/slipway/slipway.toml
   SLIPWAY_URL=https://slip.lab slipway config show -o json")]
 pub(crate) struct Show {
     /// Also say where each value comes from
     #[arg(long)]
     origin: bool,
+    /// Show the settings of 'slipway serve' instead
+    #[arg(long)]
+    server: bool,
+    /// With --server: the file with its settings
+    #[arg(long, value_name = "FILE", requires = "server")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -40,10 +52,13 @@ struct Row {
 
 pub(crate) fn run(command: Command, cx: &Context) -> Result<(), Failure> {
     let Command::Show(args) = command;
-    let settings = cx.settings()?;
-    let rows: Vec<Row> = rows(&settings)
+    let rows = match args.server {
+        true => server_rows(args.config.as_deref())?,
+        false => rows(&cx.settings()?),
+    };
+    let rows: Vec<Row> = rows
         .into_iter()
-        .map(|(name, value, origin)| Row { name, value, origin: args.origin.then(|| origin.to_string()) })
+        .map(|(name, value, origin)| Row { name, value, origin: args.origin.then_some(origin) })
         .collect();
     args.output.list(&rows, |rows| {
         let mut table = match args.origin {
@@ -59,7 +74,17 @@ pub(crate) fn run(command: Command, cx: &Context) -> Result<(), Failure> {
     })
 }
 
-fn rows(settings: &Settings) -> Vec<(&'static str, Option<String>, Origin)> {
+type Rows = Vec<(&'static str, Option<String>, String)>;
+
+fn server_rows(config: Option<&Path>) -> Result<Rows, Failure> {
+    let (_, lines) = super::serve::options_decide(slipway_server::ServeSettings::default(), config)?;
+    Ok(lines
+        .into_iter()
+        .map(|line| (line.name, Some(line.value).filter(|value| !value.is_empty()), line.origin.to_string()))
+        .collect())
+}
+
+fn rows(settings: &Settings) -> Rows {
     let ca = settings.ca.value.as_ref().map(|ca| match ca {
         Ca::Path(path) => path.display().to_string(),
         Ca::Pem(_) => "kept with the credentials".to_owned(),
@@ -67,10 +92,10 @@ fn rows(settings: &Settings) -> Vec<(&'static str, Option<String>, Origin)> {
     let token = settings.token.value.as_ref().map(|_| "set (not shown)".to_owned());
     let path = credentials::path().map(|path| path.display().to_string());
     vec![
-        ("url", settings.url.value.clone(), settings.url.origin.clone()),
-        ("token", token, settings.token.origin.clone()),
-        ("user", settings.user.clone(), settings.token.origin.clone()),
-        ("ca", ca, settings.ca.origin.clone()),
-        ("credentials", path, Origin::Default),
+        ("url", settings.url.value.clone(), settings.url.origin.to_string()),
+        ("token", token, settings.token.origin.to_string()),
+        ("user", settings.user.clone(), settings.token.origin.to_string()),
+        ("ca", ca, settings.ca.origin.to_string()),
+        ("credentials", path, Origin::Default.to_string()),
     ]
 }

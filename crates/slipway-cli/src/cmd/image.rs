@@ -13,8 +13,12 @@ mod show;
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// Images and versions: list, show, log, create, set, rename, share, protect, rm, restore
+/// Images and their versions: list, show, share, protect, delete, restore …
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  slipway image ls --owner me
+  slipway image show me/os -o json")]
 pub(crate) enum Command {
     Ls(ls::Args),
     Show(show::Args),

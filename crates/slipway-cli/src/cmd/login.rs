@@ -10,7 +10,7 @@ use slipway_api::{AccountName, Client, Login, Setup};
 /// Log in to a server and keep its address and a token
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The token is kept in ~/.config/slipway/credentials.toml, which only you can read. Secrets are asked for or
+The token is kept in ~/.config/slipway/credentials.toml, which only you can read. Secrets are asked for or \
 read from stdin, never taken from the command line.
 
 Examples:

@@ -4,15 +4,19 @@ pub(crate) mod channel;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod flash;
 pub(crate) mod image;
 pub(crate) mod journal;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod prune;
+pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod serve;
 pub(crate) mod task;
 pub(crate) mod token;
 pub(crate) mod user;
+pub(crate) mod verify;
 
 use crate::args::Command;
 use crate::context::Context;
@@ -22,6 +26,9 @@ use crate::failure::Failure;
 pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
     match command {
         Command::Push(args) => push::run(args, cx).await,
+        Command::Pull(args) => pull::run(args, cx).await,
+        Command::Flash(args) => flash::run(args, cx).await,
+        Command::Verify(args) => verify::run(args, cx).await,
         Command::Image(command) => image::run(command, cx).await,
         Command::Channel(command) => channel::run(command, cx).await,
         Command::Login(args) => login::run(args, cx).await,
@@ -33,6 +40,7 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Check(args) => check::run(args, cx).await,
         Command::Journal(args) => journal::run(args, cx).await,
         Command::Config(command) => config::run(command, cx),
+        Command::Serve(args) => serve::run(*args, cx).await,
         Command::Completions(args) => completions::run(args),
     }
 }

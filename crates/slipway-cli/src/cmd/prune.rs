@@ -10,7 +10,7 @@ use slipway_api::{PruneRequest, PruneResult};
 /// Free what nothing refers to any more (admins)
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-What was deleted stays restorable for the grace time; only then a prune takes it. --dry-run prints the plan
+What was deleted stays restorable for the grace time; only then a prune takes it. --dry-run prints the plan \
 that a real prune would carry out now.
 
 Examples:

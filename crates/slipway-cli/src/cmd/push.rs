@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// Push a disk image: make a version of it, sending only what the server lacks
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-SOURCE is a raw or sparse file, a block device, or '-' for stdin; .gz, .xz and .zst around it are found by
+SOURCE is a raw or sparse file, a block device, or '-' for stdin; .gz, .xz and .zst around it are found by \
 content. A push that broke off is run again: what has arrived is not sent twice.
 
 Examples:

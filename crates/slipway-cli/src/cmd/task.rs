@@ -12,6 +12,10 @@ use uuid::Uuid;
 
 /// Long work of the server: list, show, wait, cancel
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  slipway task ls
+  slipway task wait 0198c0de-0000-7000-8000-000000000000")]
 pub(crate) enum Command {
     Ls(Ls),
     Show(Show),

@@ -10,6 +10,10 @@ use uuid::Uuid;
 
 /// Tokens, for programs to log in with: list, new, remove
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  slipway token new ci --scope image:write:me/os --ttl 30d
+  slipway token ls")]
 pub(crate) enum Command {
     Ls(Ls),
     New(New),

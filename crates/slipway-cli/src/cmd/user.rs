@@ -11,6 +11,10 @@ use slipway_api::{AccountName, PageQuery, PasswordChange, Role, User, UserChange
 
 /// People: list, add, show, set, remove, password
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  slipway user add jan --password
+  slipway user ls")]
 pub(crate) enum Command {
     Ls(Ls),
     Add(Add),

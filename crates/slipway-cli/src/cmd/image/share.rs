@@ -9,7 +9,7 @@ use slipway_api::{AccountName, SharingChange};
 /// Say who may read an image besides its owner
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Before new readers gain access, content may have to move to where they may read it; this waits for that. Who
+Before new readers gain access, content may have to move to where they may read it; this waits for that. Who \
 is removed may go on reading versions made so far until addresses already handed out end (at most 12 hours).
 
 Examples:

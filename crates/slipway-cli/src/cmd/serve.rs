@@ -1,0 +1,136 @@
+//! `slipway serve`: the server.
+
+use crate::context::Context;
+use crate::failure::{Failure, exit};
+use crate::log::{LogFormat, init_server};
+use slipway_server::{ExitReason, ServeOptions, ServeSettings, Setting, serve_options_merge, serve_settings_read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Run the server
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Each setting comes from a flag, else from SLIPWAY_NAME, else from the file of --config (TOML, names as below \
+with '_'), else it is the default; 'slipway config show --server --origin' prints all of them. When the server \
+takes requests it prints 'slipway serve: ready on URL'. SIGTERM and Ctrl-C stop it after running requests. \
+Exit code 70: the storage reported a lost write; see docs/exit-codes.md.
+
+Examples:
+  slipway serve --data /srv/slipway --listen 0.0.0.0:8440 --tls-self-made
+  slipway serve --data ./data --listen 127.0.0.1:0 --admin-token-file admin.token
+  slipway serve --config /etc/slipway/slipway.toml --log-format json")]
+pub(crate) struct Args {
+    /// The folder that holds everything [default: /var/lib/slipway]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:8440]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// Write a token of the user 'admin' here at the first start; else a one-time code is printed
+    #[arg(long, value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
+    /// The certificate chain, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Make a CA and a certificate; clients need SLIPWAY_CA=DIR/ca.pem
+    #[arg(long, conflicts_with = "tls_cert")]
+    tls_self_made: bool,
+    /// More names and addresses in that certificate, separated by commas
+    #[arg(long, value_name = "NAMES")]
+    tls_names: Option<String>,
+    /// sqlite:PATH or postgres://USER@HOST/NAME [default: SQLite in DIR]
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+    /// s3://BUCKET/PREFIX?endpoint=URL [default: a folder in DIR]
+    #[arg(long, value_name = "URL")]
+    blobs: Option<String>,
+    /// A file with settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How the log on stderr looks: text or json; SLIPWAY_LOG filters it
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    log_format: LogFormat,
+}
+
+pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    let (log_format, config) = (args.log_format, args.config.clone());
+    let (options, _) = options_decide(settings(args), config.as_deref())?;
+    init_server(cx, log_format);
+    let data = options.data.display().to_string();
+    let ended = slipway_server::serve(options, stop_asked()).await.map_err(|why| {
+        Failure::new(exit::FAILED, format!("{why:#}"))
+            .next("'slipway config show --server --origin' says where each setting comes from")
+    })?;
+    match ended {
+        ExitReason::Asked => Ok(()),
+        ExitReason::Poisoned => Err(Failure::new(
+            exit::POISONED,
+            format!("the storage in {data} reported a lost write, so nothing more is committed"),
+        )
+        .next("check the disk ('dmesg'), start again, then run 'slipway check'")),
+    }
+}
+
+/// All settings of the server and where each came from.
+pub(crate) fn options_decide(
+    flags: ServeSettings,
+    config: Option<&Path>,
+) -> Result<(ServeOptions, Vec<Setting>), Failure> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        Failure::usage(format!("{why:#}")).next("'slipway serve --help' shows the settings")
+    };
+    let file = match config {
+        None => ServeSettings::default(),
+        Some(path) => {
+            if let Err(why) = std::fs::metadata(path) {
+                return Err(Failure::io("reading the configuration", path, &why));
+            }
+            serve_settings_read(path).map_err(|why| wrong(&why))?
+        }
+    };
+    let env = |name: &str| std::env::var(name).ok();
+    let (options, lines) = serve_options_merge(&flags, &env, &file).map_err(|why| wrong(&why))?;
+    options.check().map_err(|why| wrong(&why))?;
+    Ok((options, lines))
+}
+
+fn settings(args: Args) -> ServeSettings {
+    ServeSettings {
+        data: args.data,
+        listen: args.listen,
+        admin_token_file: args.admin_token_file.map(Some),
+        tls_cert: args.tls_cert.map(Some),
+        tls_key: args.tls_key.map(Some),
+        tls_self_made: args.tls_self_made.then_some(true),
+        tls_names: args.tls_names,
+        database: args.database.map(Some),
+        blobs: args.blobs.map(Some),
+        ..ServeSettings::default()
+    }
+}
+
+/// Ends when the server is asked to stop, by SIGTERM or Ctrl-C.
+async fn stop_asked() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => (),
+                _ = tokio::signal::ctrl_c() => (),
+            }
+        }
+        Err(_) => {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
