@@ -237,7 +237,11 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let tiles = proptest::collection::vec(0..12u8, 1..10);
+    let tiles = prop_oneof![
+        3 => proptest::collection::vec(0..12u8, 1..10),
+        // Two frames and more, of which a later image may use one.
+        1 => (1..4u8).prop_map(|n| [n, 0].into_iter().chain(20 + n..42 + n).collect()),
+    ];
     prop_oneof![
         5 => (any::<bool>(), tiles).prop_map(|(home, tiles)| Step::Ingest { home, tiles }),
         5 => any::<usize>().prop_map(|nth| Step::Commit { nth }),

@@ -50,9 +50,9 @@ pub fn image(tiles: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Small packs, so that small images make several.
+/// Small packs of about three frames, so that small images make several, and some are mostly dead.
 pub fn config() -> StoreConfig {
-    StoreConfig { workers: 1, pack_len: 200 << 10, ..StoreConfig::default() }
+    StoreConfig { workers: 1, pack_len: 600 << 10, ..StoreConfig::default() }
 }
 
 pub fn store_with(folder: &Path, faults: Faults) -> Result<Arc<Store>, StoreError> {
