@@ -342,7 +342,7 @@ fn scope_check(who: &Caller, user: &CallerUser, action: Action, object: &Object<
         Object::Server => format!("{} needs a token with scope {scope}", action.as_str()),
         _ => format!("{} {} needs a token with scope {scope}", action.as_str(), object.label()),
     };
-    Err(Problem::new(Code::Forbidden, title).hint("`slipway token make` makes one, if your own token may"))
+    Err(Problem::new(Code::Forbidden, title).hint("`slipway token new` makes one, if your own token may"))
 }
 
 #[cfg(test)]

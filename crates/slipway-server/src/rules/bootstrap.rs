@@ -62,7 +62,7 @@ pub async fn admin_token_bootstrap(core: &Core, path: &Path) -> Result<Option<St
 fn advice(path: &Path, what: &str) -> String {
     let path = path.display();
     format!(
-        "the admin token file {path} {what}; an admin who can sign in makes another token with `slipway token make`; if nobody can, \
+        "the admin token file {path} {what}; an admin who can sign in makes another token with `slipway token new`; if nobody can, \
          put an empty file there (`install -m 600 /dev/null {path}`) and start again: a new token is written into it"
     )
 }
