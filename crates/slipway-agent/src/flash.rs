@@ -108,7 +108,7 @@ async fn flash_run(
     let content = RemoteContent::open(client, wanted).await?;
     // A path below /dev is never created: it is a device that is not there.
     let create = !args.target.starts_with("/dev");
-    let options = TargetOptions { create, grow: create };
+    let options = TargetOptions { create, grow: false };
     let target = target_open(&args.target, &content.shape(), &options, Faults::none()).map_err(TransferError::from)?;
     let options = FlashOptions { verify: !args.no_verify, fix_gpt: args.fix_gpt, ..FlashOptions::default() };
     Ok((content.name(), flash(&content, target, &options, control).await?))

@@ -8,11 +8,20 @@ use slipway_transfer::{Cancel, Control, Event};
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex};
 
+/// What Ctrl-C means for a command.
+#[derive(Clone, Debug)]
+pub(crate) struct Interrupt {
+    /// The next step of the person.
+    pub(crate) next: String,
+    /// The command has something to put in order first.
+    pub(crate) tidy: bool,
+}
+
 /// The surroundings of a command.
 #[derive(Clone)]
 pub(crate) struct Context {
     global: Global,
-    on_interrupt: Arc<Mutex<Option<String>>>,
+    on_interrupt: Arc<Mutex<Option<Interrupt>>>,
     cancel: Cancel,
 }
 
@@ -93,13 +102,22 @@ impl Context {
 
     /// What to say when Ctrl-C ends the command from now on.
     pub(crate) fn on_interrupt(&self, next: impl Into<String>) {
+        self.on_interrupt_set(Interrupt { next: next.into(), tidy: false });
+    }
+
+    /// The same for a command that then needs a moment, to leave a target or folder in order.
+    pub(crate) fn on_interrupt_tidy(&self, next: impl Into<String>) {
+        self.on_interrupt_set(Interrupt { next: next.into(), tidy: true });
+    }
+
+    fn on_interrupt_set(&self, interrupt: Interrupt) {
         if let Ok(mut slot) = self.on_interrupt.lock() {
-            *slot = Some(next.into());
+            *slot = Some(interrupt);
         }
     }
 
-    /// What was last given to [`Context::on_interrupt`].
-    pub(crate) fn interrupt_hint(&self) -> Option<String> {
+    /// What Ctrl-C means now.
+    pub(crate) fn interrupt(&self) -> Option<Interrupt> {
         self.on_interrupt.lock().ok()?.clone()
     }
 }

@@ -139,13 +139,27 @@ impl From<Problem> for Failure {
         if let (Code::Internal, Some(id)) = (problem.code, &problem.request_id) {
             what.push_str(&format!(" (request {id})"));
         }
-        let next = match (command_hint(problem.code), problem.hint) {
+        let ours = match problem.code {
+            Code::NotFound => Some(missing_hint(&problem.title)),
+            code => command_hint(code),
+        };
+        let next = match (ours, problem.hint) {
             (Some(ours), None) => Some(ours.to_owned()),
             // A wrong token is mended here and not by the request, whatever the server says of it.
             (Some(ours), Some(_)) if problem.code == Code::Unauthenticated => Some(ours.to_owned()),
             (_, theirs) => theirs,
         };
         Self { what, next, exit: problem.code.exit_code() }
+    }
+}
+
+/// The command that lists what there is instead of what is not there.
+fn missing_hint(title: &str) -> &'static str {
+    match title.split(' ').next() {
+        Some("user") => "'slipway user ls' lists users; moderators and admins may ask",
+        Some("task") => "'slipway task ls' lists the tasks that you can see",
+        Some("token") => "'slipway token ls' lists your tokens",
+        _ => "'slipway image ls' lists what you can read",
     }
 }
 
@@ -158,7 +172,7 @@ fn command_hint(code: Code) -> Option<&'static str> {
         Code::Forbidden => {
             Some("'slipway token ls' shows what your tokens may do; ask the owner or an admin for the right")
         }
-        Code::NotFound => Some("'slipway image ls' lists what you can read"),
+        Code::NotFound => Some(missing_hint("image")),
         Code::Gone => Some("run the same command again"),
         Code::NameTaken => Some("choose another name; 'slipway image ls --trash' also shows what is in the trash"),
         Code::Conflict | Code::PreconditionFailed => {

@@ -58,7 +58,8 @@ fn command_run(command: Command, cx: &Context) -> Result<(), Failure> {
             runtime.block_on(client_run(command, cx))
         }
     };
-    runtime.shutdown_timeout(TIDY);
+    // A thread that waits for stdin would hold up a command that has ended.
+    runtime.shutdown_background();
     ended
 }
 
@@ -69,17 +70,16 @@ async fn client_run(command: Command, cx: &Context) -> Result<(), Failure> {
         ended = &mut running => return ended,
         _ = tokio::signal::ctrl_c() => cx.cancel(),
     }
-    match tokio::time::timeout(TIDY, running).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(interrupted(cx)),
-    }
-}
-
-fn interrupted(cx: &Context) -> Failure {
     let failure = Failure::new(exit::INTERRUPTED, "interrupted");
-    match cx.interrupt_hint() {
-        Some(next) => failure.next(next),
-        None => failure,
+    match cx.interrupt() {
+        None => Err(failure.next("nothing is left to do; run the command again when you like")),
+        Some(interrupt) => {
+            let limit = if interrupt.tidy { TIDY } else { Duration::ZERO };
+            match tokio::time::timeout(limit, running).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) | Err(_) => Err(failure.next(interrupt.next)),
+            }
+        }
     }
 }
 

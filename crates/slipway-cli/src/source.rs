@@ -261,7 +261,7 @@ fn wrap_chosen(path: &Path, head: &[u8], format: Format) -> Result<Wrap, Failure
     };
     match wanted == found {
         true => Ok(wanted),
-        false => Err(Failure::usage(format!("{} is not a {} stream", path_shown(path), wanted.name()))
+        false => Err(Failure::usage(format!("{} is no {} stream", path_shown(path), wanted.name()))
             .next("leave --format out: what it is can be seen from its first bytes")),
     }
 }

@@ -12,15 +12,16 @@ use std::path::Path;
 
 /// Opens a target for an image. A path below `/dev` is never created: it is a device that is not there.
 pub(crate) fn open(path: &Path, shape: &Shape, create: bool) -> Result<Target, Failure> {
-    let options = TargetOptions { create: create && !path.starts_with("/dev"), grow: create };
+    let options = TargetOptions { create: create && !path.starts_with("/dev"), grow: false };
     Ok(target_open(path, shape, &options, Faults::none())?)
 }
 
 /// Opens a target only to compare it. One that is too small does not hold the image, whatever is on it.
 pub(crate) fn open_to_verify(path: &Path, shape: &Shape, image: &str) -> Result<Target, Failure> {
     match target_open(path, shape, &TargetOptions::default(), Faults::none()) {
-        Err(why @ TargetError::TooSmall { .. }) => {
-            Err(Failure::new(exit::VERIFY, format!("{} does not hold {image}: {why}", path_shown(path)))
+        Err(TargetError::TooSmall { size, needed, .. }) => {
+            let path_said = path_shown(path);
+            Err(Failure::new(exit::VERIFY, format!("{path_said} has {size} bytes, {image} has {needed}"))
                 .next(format!("'slipway flash {image} {}' needs a target that is large enough", path_shown(path))))
         }
         other => Ok(other?),
@@ -95,7 +96,7 @@ impl From<TargetError> for Failure {
     fn from(why: TargetError) -> Self {
         let what = chain(&why);
         let (exit, next) = match why {
-            TargetError::Missing(_) => (exit::NOT_FOUND, "'lsblk' lists the devices of this machine"),
+            TargetError::Missing(_) => (exit::NOT_FOUND, "check the path; 'lsblk' lists the devices of this machine"),
             TargetError::Kind { .. } | TargetError::Link { .. } => {
                 (exit::TARGET, "name a regular file or a block device")
             }

@@ -28,6 +28,9 @@ fn nobody() -> String {
     format!("http://{}", listener.local_addr().unwrap())
 }
 
+/// A command line, its environment, its exit code.
+type Row<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32);
+
 #[test]
 fn mistakes_are_named_with_the_next_step() {
     let place = Place::new();
@@ -43,7 +46,7 @@ fn mistakes_are_named_with_the_next_step() {
     let other = &[("SLIPWAY_URL", stranger.as_str()), ("SLIPWAY_TOKEN", "slp_x")][..];
     let wrong = &[("SLIPWAY_URL", "slip.lab"), ("SLIPWAY_TOKEN", "slp_x")][..];
     let no_ca = &[("SLIPWAY_URL", "https://slip.lab"), ("SLIPWAY_TOKEN", "slp_x"), ("SLIPWAY_CA", "none.pem")][..];
-    let rows: &[(&[&str], &[(&str, &str)], i32)] = &[
+    let rows: &[Row] = &[
         (&["image", "ls"], none, 2),
         (&["image", "ls"], url, 4),
         (&["image", "ls"], wrong, 2),
@@ -99,4 +102,16 @@ fn mistakes_are_named_with_the_next_step() {
         writeln!(all, "$ slipway {}\n{}exit {code}\n", words.join(" "), shown).unwrap();
     }
     golden("mistakes.txt", &all);
+}
+
+/// The page that scripts are written from names every code that the wire can become.
+#[test]
+fn the_page_of_exit_codes_is_complete() {
+    let page = include_str!("../../../docs/exit-codes.md");
+    let rows: Vec<u8> =
+        page.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok()).collect();
+    assert_eq!(rows, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 70, 130]);
+    for code in slipway_api::Code::ALL {
+        assert!(rows.contains(&code.exit_code()), "{code:?}");
+    }
 }

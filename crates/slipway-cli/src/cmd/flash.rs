@@ -65,7 +65,9 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     target::confirm(cx, &mut target, &name, args.yes)?;
 
     let shown = path_shown(&args.target);
-    cx.on_interrupt(format!("{shown} holds no image now, or is untouched; the same command goes on where it stopped"));
+    cx.on_interrupt_tidy(format!(
+        "{shown} holds no image now, or is untouched; the same command goes on where it stopped"
+    ));
     let mut options = FlashOptions { verify: !args.no_verify, fix_gpt: args.fix_gpt, ..FlashOptions::default() };
     if let Some(connections) = args.connections {
         options.connections = usize::from(connections);

@@ -74,7 +74,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         cx.note(&format!("{name}: {} in {} ({})", size(done.size), duration(took), rate(done.size, took)));
         return Ok(());
     }
-    cx.on_interrupt("nothing was left behind; run the same command again");
+    cx.on_interrupt_tidy("nothing was left behind; run the same command again");
     let done = pull_file(&content, &args.file, &options, &control).await?;
     progress.clear();
     let took = begun.elapsed();

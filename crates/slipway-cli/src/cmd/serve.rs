@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// Its key, PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Make a CA and a certificate; clients need SLIPWAY_CA=DIR/ca.pem
+    /// Make a CA and a certificate; clients need SLIPWAY_CA=DIR/tls/ca.pem
     #[arg(long, conflicts_with = "tls_cert")]
     tls_self_made: bool,
     /// More names and addresses in that certificate, separated by commas
