@@ -8,6 +8,9 @@ pub struct Caps {
     pub moves: usize,
     /// Bytes that are held while the place they came from is overwritten.
     pub held: u64,
+    /// Chunks whose places are gathered before they are fetched, so that a frame with chunks of many segments comes once; about
+    /// 130 bytes each.
+    pub needs: usize,
     /// Bytes between two frames that are fetched along with them rather than asked for apart.
     pub gap: u32,
     /// Bytes of one request.
@@ -18,6 +21,14 @@ pub struct Caps {
 
 impl Default for Caps {
     fn default() -> Self {
-        Self { index: 1 << 20, moves: 150_000, held: 16 << 20, gap: 64 << 10, range: 2 << 20, range_raw: 6 << 20 }
+        Self {
+            index: 1 << 20,
+            moves: 150_000,
+            held: 16 << 20,
+            needs: 100_000,
+            gap: 64 << 10,
+            range: 2 << 20,
+            range_raw: 6 << 20,
+        }
     }
 }

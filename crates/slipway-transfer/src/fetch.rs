@@ -1,20 +1,20 @@
 //! Fetching: requests in pack order over a few connections, a new layout where an address has ended.
 
-use crate::plan::{FrameJob, Job, Need, Part, jobs_plan};
+use crate::plan::{FrameJob, Job, Need, Part, Plan};
 use crate::{Caps, Control, RemoteContent, TransferError};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use slipway_api::{ApiError, BlobRange, Code};
-use slipway_chunk::{DecodedFrame, FormatError, PackId, Segment, Verified};
+use slipway_chunk::{ChunkId, DecodedFrame, FormatError, PackId, Segment, Verified};
+use std::collections::BTreeMap;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-/// Layouts that are asked for ahead of their use.
-const LAYOUTS_AHEAD: usize = 2;
+/// Layouts that are asked for at once.
+const LAYOUTS_AT_ONCE: usize = 4;
 
 /// What came of one request: each frame decoded, but no chunk verified yet.
 pub(crate) struct Arrived {
-    pub(crate) segment: usize,
     pub(crate) pack: PackId,
     pub(crate) frames: Vec<(FrameJob, Result<DecodedFrame, FormatError>)>,
 }
@@ -43,17 +43,56 @@ impl Fetcher {
         needs: impl Fn(usize, &Segment) -> Vec<Need> + Clone + Send + Sync + 'static,
         arrived: mpsc::Sender<Arrived>,
     ) -> Result<Fetched, TransferError> {
-        let planning = stream::iter(segments).map(|index| {
+        let planning = stream::try_unfold(segments.into_iter(), move |mut rest| {
             let (fetcher, needs) = (self.clone(), needs.clone());
             async move {
-                let segment = fetcher.content.segment(index).await?;
-                let needs = needs(index, &segment);
-                let jobs = fetcher.jobs(index, &needs).await?;
-                Ok::<_, TransferError>(stream::iter(jobs.into_iter().map(Ok)))
+                let plan = fetcher.plan_next(&mut rest, &needs).await?;
+                let jobs = plan.map(|plan| stream::iter(plan.jobs(&fetcher.caps).into_iter().map(Ok)));
+                Ok::<_, TransferError>(jobs.map(|jobs| (jobs, rest)))
             }
         });
-        let jobs = planning.buffered(LAYOUTS_AHEAD).try_flatten();
-        self.jobs_fetch(jobs, arrived).await
+        self.jobs_fetch(planning.try_flatten(), arrived).await
+    }
+
+    /// Gathers the needs of as many segments as the bounds allow; `None` after the last one.
+    async fn plan_next(
+        &self,
+        rest: &mut std::vec::IntoIter<usize>,
+        needs: &(impl Fn(usize, &Segment) -> Vec<Need> + Sync),
+    ) -> Result<Option<Plan>, TransferError> {
+        if rest.len() == 0 {
+            return Ok(None);
+        }
+        let mut plan = Plan::default();
+        // At least one step, whatever the bound.
+        while plan.needs() < self.caps.needs.max(1) && rest.len() > 0 {
+            let ahead: Vec<usize> = rest.by_ref().take(LAYOUTS_AT_ONCE).collect();
+            let found = stream::iter(ahead)
+                .map(async |index| {
+                    let needs = needs(index, &*self.content.segment(index).await?);
+                    let layout = match needs.is_empty() {
+                        true => None,
+                        false => Some(self.content.layout(index).await?),
+                    };
+                    Ok::<_, TransferError>((index, needs, layout))
+                })
+                .buffered(LAYOUTS_AT_ONCE)
+                .try_collect::<Vec<_>>()
+                .await?;
+            for (index, needs, layout) in found {
+                if let Some(layout) = layout {
+                    plan.add(&needs, &layout).map_err(|chunk| self.no_place(index, chunk))?;
+                }
+            }
+        }
+        Ok(Some(plan))
+    }
+
+    pub(crate) fn no_place(&self, segment: usize, chunk: ChunkId) -> TransferError {
+        TransferError::Document {
+            what: format!("layout of segment {segment} of {}", self.content.name()),
+            reason: format!("it has no right place for chunk {chunk}"),
+        }
     }
 
     /// Fetches these requests.
@@ -85,18 +124,6 @@ impl Fetcher {
         }
     }
 
-    /// The requests for some chunks of a segment, from a layout of now.
-    pub(crate) async fn jobs(&self, segment: usize, needs: &[Need]) -> Result<Vec<Job>, TransferError> {
-        if needs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let layout = self.content.layout(segment).await?;
-        jobs_plan(segment, needs, &layout, &self.caps).map_err(|chunk| TransferError::Document {
-            what: format!("layout of segment {segment} of {}", self.content.name()),
-            reason: format!("it has no place for chunk {chunk}"),
-        })
-    }
-
     async fn job_fetch(&self, job: Job) -> Result<(Fetched, Vec<Arrived>), TransferError> {
         match self.job_read(&job).await {
             Ok(bytes) => {
@@ -106,21 +133,25 @@ impl Fetcher {
             // Prune moved the chunks, the capability ended, or the pack is quarantined: a new layout says where to go.
             Err(why) if needs_layout(&why) => {
                 let parts = job.frames.into_iter().flat_map(|frame| frame.parts).collect();
-                self.parts_fetch(job.segment, parts).await
+                self.parts_fetch(parts).await
             }
             Err(why) => Err(why.into()),
         }
     }
 
-    /// Fetches these chunks by a new layout; once, so that a server that is wrong for good is not asked for ever.
-    pub(crate) async fn parts_fetch(
-        &self,
-        segment: usize,
-        parts: Vec<Part>,
-    ) -> Result<(Fetched, Vec<Arrived>), TransferError> {
-        let needs: Vec<Need> = parts.iter().flat_map(Part::needs).collect();
+    /// Fetches these chunks by new layouts; once, so that a server that is wrong for good is not asked for ever.
+    async fn parts_fetch(&self, parts: Vec<Part>) -> Result<(Fetched, Vec<Arrived>), TransferError> {
+        let mut by_segment: BTreeMap<usize, Vec<Need>> = BTreeMap::new();
+        for part in &parts {
+            by_segment.entry(part.segment()).or_default().extend(part.needs());
+        }
+        let mut plan = Plan::default();
+        for (segment, needs) in by_segment {
+            let layout = self.content.layout(segment).await?;
+            plan.add(&needs, &layout).map_err(|chunk| self.no_place(segment, chunk))?;
+        }
         let (mut fetched, mut list) = (Fetched::default(), Vec::new());
-        for job in self.jobs(segment, &needs).await? {
+        for job in plan.jobs(&self.caps) {
             let bytes = self.job_read(&job).await?;
             fetched.bytes += bytes.len() as u64;
             fetched.requests += 1;
@@ -145,7 +176,7 @@ fn needs_layout(why: &ApiError) -> bool {
 
 /// Decompresses on a thread of the pool, so that several requests are decoded at once.
 async fn decode(job: Job, bytes: Bytes) -> Result<Arrived, TransferError> {
-    let (segment, pack) = (job.segment, job.pack);
+    let pack = job.pack;
     let decoding = tokio::task::spawn_blocking(move || {
         let one = |frame: FrameJob| {
             let (from, len) = (frame.skip as usize, frame.len as usize);
@@ -155,7 +186,7 @@ async fn decode(job: Job, bytes: Bytes) -> Result<Arrived, TransferError> {
         job.frames.into_iter().map(one).collect()
     });
     let frames = decoding.await.map_err(|_| TransferError::Panicked)?;
-    Ok(Arrived { segment, pack, frames })
+    Ok(Arrived { pack, frames })
 }
 
 /// Verifies what arrived and hands each chunk on with its place in the image. A chunk that is not what its id says is reported,
@@ -166,7 +197,7 @@ pub(crate) fn arrived_verify(
     runtime: &Handle,
     put: &mut dyn FnMut(u64, &Verified<'_>) -> Result<(), TransferError>,
 ) -> Result<(), TransferError> {
-    let (segment, pack) = (arrived.segment, arrived.pack);
+    let pack = arrived.pack;
     let bad = frames_verify(arrived, put)?;
     if bad.is_empty() {
         return Ok(());
@@ -175,7 +206,7 @@ pub(crate) fn arrived_verify(
         for part in bad.iter().take(4) {
             fetcher.content.finding_report(&part.id, &pack).await;
         }
-        fetcher.parts_fetch(segment, bad).await
+        fetcher.parts_fetch(bad).await
     };
     let (_, list) = runtime.block_on(fetcher.control.or_cancelled(refetch))?;
     for again in list {

@@ -4,12 +4,10 @@ use crate::compare::{Compared, target_compare};
 use crate::fetch::{Arrived, Fetched, Fetcher, arrived_verify};
 use crate::look::{Readable, SegmentFeed, looks, spans, spans_read};
 use crate::marks::Marks;
-use crate::moves::{Move, Op, moves_order};
 use crate::plan::Need;
 use crate::{Caps, Control, Event, RemoteContent, Step, TransferError};
-use slipway_chunk::{Extent, SEGMENT_LEN, Segment, verify};
+use slipway_chunk::{Extent, SEGMENT_LEN, Segment};
 use slipway_disk::{Sealed, Target, Writing};
-use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -120,10 +118,10 @@ pub async fn flash(
 
 /// What every step of a flash needs.
 #[derive(Clone)]
-struct Flash {
-    fetcher: Fetcher,
-    runtime: Handle,
-    options: FlashOptions,
+pub(crate) struct Flash {
+    pub(crate) fetcher: Fetcher,
+    pub(crate) runtime: Handle,
+    pub(crate) options: FlashOptions,
 }
 
 impl Flash {
@@ -134,7 +132,7 @@ impl Flash {
         tokio::task::spawn_blocking(move || run(self)).await.map_err(|_| TransferError::Panicked)?
     }
 
-    fn control(&self) -> &Control {
+    pub(crate) fn control(&self) -> &Control {
         &self.fetcher.control
     }
 
@@ -146,76 +144,6 @@ impl Flash {
         let index = self.options.caps.index;
         let compared = target_compare(&mut target, content, index, &self.runtime, self.control())?;
         Ok((target, compared))
-    }
-
-    /// Which differing chunks lie elsewhere on the target.
-    fn moves_plan(&self, compared: &Compared) -> Result<Vec<Move>, TransferError> {
-        let mut moves = Vec::new();
-        let segments = compared.marks.segments();
-        let mut feed = SegmentFeed::new(&self.fetcher.content, &self.runtime);
-        for (n, &index) in segments.iter().enumerate() {
-            let segment = feed.get(index, segments.get(n + 1).copied())?;
-            for look in looks(index, &segment) {
-                let Some(id) = look.chunk.filter(|_| compared.marks.get(index, look.extent)) else { continue };
-                if moves.len() >= self.options.caps.moves {
-                    return Ok(moves);
-                }
-                if let Some(from) = compared.index.find(&id, look.len).filter(|from| *from != look.at) {
-                    let (segment, extent) = (index as u32, look.extent as u32);
-                    moves.push(Move { id, from, to: look.at, len: look.len, segment, extent });
-                }
-            }
-        }
-        Ok(moves)
-    }
-
-    /// Copies what lies elsewhere; gives the marks of what is still lacking and the bytes moved and lacking.
-    fn moves_run(&self, target: Target, compared: Compared) -> Result<(Writing, Marks, u64, u64), TransferError> {
-        let moves = match target.facts().fresh {
-            true => Vec::new(),
-            false => self.moves_plan(&compared)?,
-        };
-        let Compared { mut marks, lacking, matched, unzero, .. } = compared;
-        let ops = moves_order(&moves, self.options.caps.held);
-        let copied = |op: &Op| match op {
-            Op::Copy(n) => u64::from(moves[*n as usize].len),
-            Op::Hold { .. } | Op::Release { .. } => 0,
-        };
-        let planned: u64 = ops.iter().map(copied).sum();
-        self.control().tell(Event::Plan {
-            matched,
-            moved: planned,
-            fetched: lacking.saturating_sub(planned),
-            zeroed: unzero,
-        });
-        let mut writing = target.writing()?;
-        if ops.is_empty() {
-            return Ok((writing, marks, 0, lacking));
-        }
-        let mut meter = self.control().meter(Step::Move, Some(planned));
-        let mut held: HashMap<u64, Vec<u8>> = HashMap::new();
-        let mut moved = 0;
-        for op in &ops {
-            match *op {
-                Op::Hold { from, len } => drop(held.insert(from, writing.read(from, len as usize)?.to_vec())),
-                Op::Release { from } => drop(held.remove(&from)),
-                Op::Copy(n) => {
-                    let one = &moves[n as usize];
-                    let bytes = match held.get(&one.from) {
-                        Some(bytes) => bytes.clone(),
-                        None => writing.read(one.from, one.len as usize)?.to_vec(),
-                    };
-                    // The index knows only a part of the id, and the target may have read differently; then it is fetched.
-                    if let Ok(chunk) = verify(&bytes, &one.id) {
-                        writing.chunk_write(one.to, &chunk)?;
-                        marks.clear(one.segment as usize, one.extent as usize);
-                        moved += u64::from(one.len);
-                    }
-                    meter.add(u64::from(one.len))?;
-                }
-            }
-        }
-        Ok((writing, marks, moved, lacking.saturating_sub(moved)))
     }
 
     /// Fetches and writes all chunks that are marked.

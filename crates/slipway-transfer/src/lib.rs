@@ -17,6 +17,7 @@ mod moves;
 mod plan;
 mod pull;
 mod push;
+mod relocate;
 mod remote;
 mod send;
 mod source;

@@ -1,8 +1,9 @@
 //! Which bytes of which packs to ask for: decided from a layout, before anything is sent.
 
 use crate::Caps;
-use slipway_chunk::{ChunkAt, ChunkId, Layout, PackId};
+use slipway_chunk::{ChunkAt, ChunkId, Layout, PackId, SEGMENT_LEN};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// A chunk that is wanted at a place of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,9 +16,8 @@ pub(crate) struct Need {
 /// One request: neighbouring frames of one pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Job {
-    pub(crate) segment: usize,
     pub(crate) pack: PackId,
-    pub(crate) address: String,
+    pub(crate) address: Arc<str>,
     pub(crate) at: u64,
     pub(crate) len: u32,
     pub(crate) frames: Vec<FrameJob>,
@@ -44,70 +44,97 @@ impl Part {
     pub(crate) fn needs(&self) -> impl Iterator<Item = Need> {
         self.places.iter().map(|at| Need { id: self.id, len: self.len, at: *at })
     }
+
+    /// A segment whose layout names this chunk.
+    pub(crate) fn segment(&self) -> usize {
+        self.places.first().map_or(0, |at| (at / SEGMENT_LEN) as usize)
+    }
 }
 
-/// Requests for these chunks of one segment, in pack order; each frame is asked for once, and frames with a small gap between
-/// them come together.
-///
-/// # Errors
-/// The chunk that the layout does not place.
-pub(crate) fn jobs_plan(segment: usize, needs: &[Need], layout: &Layout, caps: &Caps) -> Result<Vec<Job>, ChunkId> {
-    let places: HashMap<(ChunkId, u32), &ChunkAt> =
-        layout.chunks.iter().map(|chunk| ((chunk.id, chunk.len), chunk)).collect();
-    // By frame, then by chunk: both in the order of the layout's numbers, so that a plan is the same each time.
-    let mut frames: BTreeMap<u32, BTreeMap<u32, Part>> = BTreeMap::new();
-    for need in needs {
-        let chunk = places.get(&(need.id, need.len)).ok_or(need.id)?;
-        let part = frames.entry(chunk.frame).or_default().entry(chunk.at).or_insert_with(|| Part {
-            id: chunk.id,
-            len: chunk.len,
-            from: chunk.at,
-            places: Vec::new(),
-        });
-        // Two chunks at one place of a frame cannot both be there.
-        if (part.id, part.len) != (need.id, need.len) {
-            return Err(need.id);
-        }
-        part.places.push(need.at);
-    }
-    let mut frames: Vec<_> = frames
-        .into_iter()
-        .map(|(number, parts)| (layout.frames[number as usize], parts.into_values().collect::<Vec<_>>()))
-        .collect();
-    frames.sort_by_key(|(frame, _)| (frame.pack, frame.offset));
+/// The frames that hold what is wanted, gathered from the layouts of several segments: a frame that chunks of many segments lie in
+/// is asked for once.
+#[derive(Default)]
+pub(crate) struct Plan {
+    addresses: HashMap<PackId, Arc<str>>,
+    frames: BTreeMap<(PackId, u64), Frame>,
+    needs: usize,
+}
 
-    let mut jobs: Vec<Job> = Vec::new();
-    let mut last: Option<(u32, u32)> = None;
-    for (frame, parts) in frames {
-        let end = frame.offset + u64::from(frame.len);
-        if let (Some((pack, raw)), Some(job)) = (&mut last, jobs.last_mut())
-            && *pack == frame.pack
-            && frame.offset <= job.at + u64::from(job.len) + u64::from(caps.gap)
-            && end - job.at <= u64::from(caps.range)
-            && *raw + frame.raw_len <= caps.range_raw
-        {
-            job.len = job.len.max((end - job.at) as u32);
-            job.frames.push(FrameJob { skip: (frame.offset - job.at) as u32, len: frame.len, parts });
-            *raw += frame.raw_len;
-            continue;
-        }
-        let pack = &layout.packs[frame.pack as usize];
-        last = Some((frame.pack, frame.raw_len));
-        jobs.push(Job {
-            segment,
-            pack: pack.id,
-            address: pack.address.clone(),
-            at: frame.offset,
-            len: frame.len,
-            frames: vec![FrameJob { skip: 0, len: frame.len, parts }],
-        });
+struct Frame {
+    len: u32,
+    raw_len: u32,
+    /// Few, so that a list is smaller and quicker than a map.
+    parts: Vec<Part>,
+}
+
+impl Plan {
+    /// Chunks wanted so far.
+    pub(crate) fn needs(&self) -> usize {
+        self.needs
     }
-    Ok(jobs)
+
+    /// Adds chunks of one segment, whose layout says where they lie.
+    ///
+    /// # Errors
+    /// The chunk that the layout does not place, or not as another layout did.
+    pub(crate) fn add(&mut self, needs: &[Need], layout: &Layout) -> Result<(), ChunkId> {
+        let places: HashMap<(ChunkId, u32), &ChunkAt> =
+            layout.chunks.iter().map(|chunk| ((chunk.id, chunk.len), chunk)).collect();
+        for need in needs {
+            let chunk = places.get(&(need.id, need.len)).ok_or(need.id)?;
+            let at = layout.frames[chunk.frame as usize];
+            let pack = &layout.packs[at.pack as usize];
+            // The newest address is the one that lives longest.
+            if self.addresses.get(&pack.id).is_none_or(|address| **address != *pack.address) {
+                self.addresses.insert(pack.id, pack.address.as_str().into());
+            }
+            let new = Frame { len: at.len, raw_len: at.raw_len, parts: Vec::new() };
+            let frame = self.frames.entry((pack.id, at.offset)).or_insert(new);
+            if (frame.len, frame.raw_len) != (at.len, at.raw_len) {
+                return Err(need.id);
+            }
+            match frame.parts.iter_mut().find(|part| part.from == chunk.at) {
+                Some(part) if (part.id, part.len) == (need.id, need.len) => part.places.push(need.at),
+                // Two chunks at one place of a frame cannot both be there.
+                Some(_) => return Err(need.id),
+                None => {
+                    let places = vec![need.at];
+                    frame.parts.push(Part { id: need.id, len: need.len, from: chunk.at, places });
+                }
+            }
+            self.needs += 1;
+        }
+        Ok(())
+    }
+
+    /// The requests, in pack order; frames with a small gap between them come together.
+    pub(crate) fn jobs(self, caps: &Caps) -> Vec<Job> {
+        let mut jobs: Vec<Job> = Vec::new();
+        let mut raw = 0;
+        for ((pack, offset), frame) in self.frames {
+            let end = offset + u64::from(frame.len);
+            if let Some(job) = jobs.last_mut()
+                && job.pack == pack
+                && offset <= job.at + u64::from(job.len) + u64::from(caps.gap)
+                && end - job.at <= u64::from(caps.range)
+                && raw + frame.raw_len <= caps.range_raw
+            {
+                job.len = job.len.max((end - job.at) as u32);
+                job.frames.push(FrameJob { skip: (offset - job.at) as u32, len: frame.len, parts: frame.parts });
+                raw += frame.raw_len;
+                continue;
+            }
+            raw = frame.raw_len;
+            let frames = vec![FrameJob { skip: 0, len: frame.len, parts: frame.parts }];
+            jobs.push(Job { pack, address: self.addresses[&pack].clone(), at: offset, len: frame.len, frames });
+        }
+        jobs
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Caps, Need, jobs_plan};
+    use super::{Caps, Job, Need, Plan};
     use proptest::prelude::{ProptestConfig, any, proptest};
     use slipway_chunk::{ChunkAt, ChunkId, FrameAt, Layout, PackAt, PackId};
     use std::collections::BTreeSet;
@@ -125,6 +152,16 @@ mod tests {
         Layout { packs, frames, chunks: chunks.collect() }
     }
 
+    fn jobs_plan(needs: &[Need], layout: &Layout, caps: &Caps) -> Result<Vec<Job>, ChunkId> {
+        let mut plan = Plan::default();
+        // As two segments would give them.
+        let (one, other) = needs.split_at(needs.len() / 2);
+        plan.add(one, layout)?;
+        plan.add(other, layout)?;
+        assert_eq!(plan.needs(), needs.len());
+        Ok(plan.jobs(caps))
+    }
+
     fn need(n: u64, at: u64) -> Need {
         Need { id: id(n), len: 4096, at }
     }
@@ -134,7 +171,7 @@ mod tests {
         let caps = Caps { gap: 50, range: 350, range_raw: 1 << 20, ..Caps::default() };
         fn check(caps: &Caps, at: &[(u32, u64)], needs: &[u64], want: &[(u64, u32, usize)]) {
             let needs: Vec<_> = needs.iter().map(|n| need(*n, n * 4096)).collect();
-            let jobs = jobs_plan(0, &needs, &layout(at), caps).unwrap();
+            let jobs = jobs_plan(&needs, &layout(at), caps).unwrap();
             let got: Vec<_> = jobs.iter().map(|job| (job.at, job.len, job.frames.len())).collect();
             assert_eq!(got, want, "{at:?} {needs:?}");
         }
@@ -153,9 +190,9 @@ mod tests {
     #[test]
     fn a_chunk_without_a_place_is_named() {
         let caps = Caps::default();
-        assert_eq!(jobs_plan(0, &[need(9, 0)], &layout(&[(0, 0)]), &caps), Err(id(9)));
+        assert_eq!(jobs_plan(&[need(9, 0)], &layout(&[(0, 0)]), &caps), Err(id(9)));
         let short = Need { len: 100, ..need(0, 0) };
-        assert_eq!(jobs_plan(0, &[short], &layout(&[(0, 0)]), &caps), Err(id(0)));
+        assert_eq!(jobs_plan(&[short], &layout(&[(0, 0)]), &caps), Err(id(0)));
     }
 
     proptest! {
@@ -173,11 +210,11 @@ mod tests {
             let needs: Vec<_> = wants.iter().filter(|(n, _)| *n < at.len() as u64 * 2).map(|(n, at)| need(*n, *at)).collect();
             let caps = Caps { gap, range, ..Caps::default() };
             let layout = layout(&at);
-            let jobs = jobs_plan(7, &needs, &layout, &caps).unwrap();
+            let jobs = jobs_plan(&needs, &layout, &caps).unwrap();
             let mut got = BTreeSet::new();
             let mut frames = BTreeSet::new();
             for job in &jobs {
-                assert!(job.len <= range.max(100) && job.segment == 7);
+                assert!(job.len <= range.max(100));
                 for frame in &job.frames {
                     assert!(frame.skip + frame.len <= job.len);
                     assert!(frames.insert((job.pack, job.at + u64::from(frame.skip))), "a frame is asked for twice");

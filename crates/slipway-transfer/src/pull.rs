@@ -3,7 +3,7 @@
 use crate::fetch::{Arrived, Fetcher, arrived_verify};
 use crate::flash::{FlashOptions, Flashed, flash};
 use crate::look::{Look, looks};
-use crate::plan::{Job, Need, jobs_plan};
+use crate::plan::{Job, Need, Plan};
 use crate::{Control, RemoteContent, Step, TransferError};
 use futures_util::stream;
 use slipway_disk::{Faults, TargetOptions, target_open};
@@ -152,10 +152,9 @@ async fn windows_fetch(
             rest = behind;
             let needs: Vec<Need> =
                 window.iter().filter_map(|look| Some(Need { id: look.chunk?, len: look.len, at: look.at })).collect();
-            let jobs = jobs_plan(index, &needs, layout, &fetcher.caps).map_err(|chunk| TransferError::Document {
-                what: format!("layout of segment {index} of {}", content.name()),
-                reason: format!("it has no place for chunk {chunk}"),
-            })?;
+            let mut plan = Plan::default();
+            plan.add(&needs, layout).map_err(|chunk| fetcher.no_place(index, chunk))?;
+            let jobs = plan.jobs(&fetcher.caps);
             let len: u64 = window.iter().map(|look| u64::from(look.len)).sum();
             let data = window_fetch(fetcher, jobs, first.at, len as usize, done).await?;
             if ready.send(Stretch::Data(data)).await.is_err() {

@@ -79,6 +79,7 @@ async fn any_target_becomes_the_image_whatever_the_bounds() {
                 gap: chance.below(10_000) as u32,
                 range: chance.below(600_000) as u32,
                 range_raw: chance.below(1 << 20) as u32,
+                needs: chance.below(500) as usize,
             },
         };
         let options = FlashOptions { caps, connections: 1 + seed as usize % 5, ..FlashOptions::default() };
