@@ -14,6 +14,9 @@ use crate::index::Place;
 use crate::ledger::{BlobKind, BlobRow, Ledger};
 use crate::store::Store;
 
+/// Stored bytes fetched at once by who reads a remote content in order.
+const PREFETCH: u64 = 2 << 20;
+
 impl Store {
     /// The encoding of a manifest in one of these spaces, verified against the root.
     pub fn manifest_bytes(&self, spaces: &[SpaceId], root: &Root, ledger: &dyn Ledger) -> Result<Vec<u8>, StoreError> {
@@ -141,11 +144,12 @@ impl Store {
         spaces: &[SpaceId],
         id: &ChunkId,
         len: u32,
+        ahead: bool,
     ) -> Result<(Arc<DecodedFrame>, u32), StoreError> {
         let mut trouble: Option<StoreError> = None;
         for candidate in self.index.candidates(spaces, id) {
             let found = match self.index.place(&self.blobs, &candidate, id) {
-                Ok(Some(place)) if place.len == len => self.place_read(&place, id),
+                Ok(Some(place)) if place.len == len => self.place_read(&place, id, ahead),
                 Ok(_) => continue,
                 Err(error) => Err(error),
             };
@@ -172,9 +176,14 @@ impl Store {
         }))
     }
 
-    fn place_read(&self, place: &Place, id: &ChunkId) -> Result<(Arc<DecodedFrame>, u32), StoreError> {
+    fn place_read(&self, place: &Place, id: &ChunkId, ahead: bool) -> Result<(Arc<DecodedFrame>, u32), StoreError> {
         let key = (place.pack.id, place.frame);
-        let frame = match self.frames.get(&key) {
+        let mut cached = self.frames.get(&key);
+        if cached.is_none() && ahead && self.blobs.is_remote() {
+            self.frames_prefetch(place);
+            cached = self.frames.get(&key);
+        }
+        let frame = match cached {
             Some(frame) => frame,
             None => {
                 let end = place.frame_offset + u64::from(place.frame_len);
@@ -188,6 +197,34 @@ impl Store {
         let weight = frame.raw().len() + 4 * frame.chunk_count();
         self.frames.put(key, Arc::clone(&frame), weight);
         Ok((frame, place.at))
+    }
+}
+
+impl Store {
+    /// Fetches a frame and those behind it in one request and decodes them into the cache: who reads
+    /// an image in order wants them next, and a request costs more than its bytes. What fails here
+    /// is asked for again alone, and told then.
+    fn frames_prefetch(&self, place: &Place) {
+        let pack = &place.pack;
+        let Ok(map) = self.index.footers.load(&self.blobs, pack.id, &pack.key, pack.len) else {
+            return;
+        };
+        let begin = place.frame_offset;
+        let wanted: Vec<_> = (place.frame..)
+            .zip(&map.frames[place.frame as usize..])
+            .take_while(|(_, frame)| frame.offset + u64::from(frame.len) - begin <= PREFETCH)
+            .collect();
+        let Some((_, last)) = wanted.last() else { return };
+        let Ok(bytes) = self.blobs.read(&pack.key, begin..last.offset + u64::from(last.len)) else {
+            return;
+        };
+        for (number, frame) in wanted {
+            let from = (frame.offset - begin) as usize;
+            if let Ok(decoded) = DecodedFrame::decode(&bytes[from..from + frame.len as usize]) {
+                let weight = decoded.raw().len() + 4 * decoded.chunk_count();
+                self.frames.put((pack.id, number), Arc::new(decoded), weight);
+            }
+        }
     }
 }
 

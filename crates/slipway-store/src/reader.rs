@@ -30,6 +30,8 @@ pub struct ContentReader {
     rows: BTreeMap<SegmentId, BlobRow>,
     open: Option<OpenSegment>,
     frame: Option<OpenChunk>,
+    /// Where the chunk that was read last ends, and the holes behind it.
+    last_end: u64,
     position: u64,
 }
 
@@ -74,6 +76,7 @@ impl Store {
             rows,
             open: None,
             frame: None,
+            last_end: 0,
             position: 0,
         })
     }
@@ -181,13 +184,21 @@ impl ContentReader {
         let (extent, left) = self.extent_at(offset)?;
         let n = buf.len().min(left as usize);
         match extent {
-            Extent::Hole { .. } => buf[..n].fill(0),
+            Extent::Hole { .. } => {
+                buf[..n].fill(0);
+                if self.last_end == offset {
+                    self.last_end = offset + left;
+                }
+            }
             Extent::Chunk { id, len } => {
                 let start = offset + left - u64::from(len);
                 let known = self.frame.as_ref().is_some_and(|open| open.start == start);
                 if !known {
-                    let (frame, at) = self.store.chunk_frame(&self.spaces, &id, len)?;
+                    // The chunk before this one was the last: somebody reads in order.
+                    let ahead = self.last_end == start;
+                    let (frame, at) = self.store.chunk_frame(&self.spaces, &id, len, ahead)?;
                     self.frame = Some(OpenChunk { start, frame, at });
+                    self.last_end = start + u64::from(len);
                 }
                 if let Some(open) = &self.frame {
                     let from = open.at as usize + (offset - start) as usize;

@@ -1,6 +1,7 @@
 //! The store: blobs, the index of their chunks, and what was found wrong.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use slipway_chunk::{ChunkId, DecodedFrame, PackId, Segment, SegmentId};
@@ -77,7 +78,9 @@ pub struct Store {
     pub(crate) segments: Cache<SegmentId, Arc<Segment>>,
     pub(crate) frames: Cache<(BlobId, u32), Arc<DecodedFrame>>,
     /// Held by prune and by repairs.
-    changing: Mutex<Changes>,
+    changing: Mutex<()>,
+    changes_made: AtomicU64,
+    epoch: u64,
     findings: Mutex<Vec<Finding>>,
     _faults: Faults,
 }
@@ -93,7 +96,9 @@ impl Store {
             blobs,
             config,
             index,
-            changing: Mutex::new(Changes { store: rand::random(), count: 0 }),
+            changing: Mutex::new(()),
+            changes_made: AtomicU64::new(0),
+            epoch: rand::random(),
             findings: Mutex::default(),
             _faults: faults,
         }))
@@ -110,17 +115,18 @@ impl Store {
     }
 
     /// The right to run a prune or a repair.
-    pub(crate) fn changing_lock(&self) -> Result<MutexGuard<'_, Changes>, StoreError> {
-        match self.changing.try_lock() {
-            Ok(guard) => Ok(guard),
-            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => Err(StoreError::Busy),
-        }
+    pub(crate) fn changing_lock(&self) -> Result<Changing<'_>, StoreError> {
+        let guard = match self.changing.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(StoreError::Busy),
+        };
+        Ok(Changing { changes: &self.changes_made, _guard: guard })
     }
 
-    /// How many prunes and repairs were begun; waits for a running one.
+    /// How many prunes and repairs have begun or ended.
     pub(crate) fn changes(&self) -> Changes {
-        *self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+        Changes { store: self.epoch, count: self.changes_made.load(Ordering::SeqCst) }
     }
 
     /// Brings the index up to the rows. Packs that cannot be indexed become findings.
@@ -222,6 +228,25 @@ impl Store {
             }
         }
         Err(first_error.unwrap_or_else(|| StoreError::NotFound { kind, name: name.to_owned() }))
+    }
+}
+
+/// A prune or repair at work. It counts as a change when it begins, by `begin`, and when it ends, so
+/// that a plan made in between is stale too.
+pub(crate) struct Changing<'a> {
+    changes: &'a AtomicU64,
+    _guard: MutexGuard<'a, ()>,
+}
+
+impl Changing<'_> {
+    pub(crate) fn begin(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -6,15 +6,14 @@ mod lab;
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lab::{
-    HOUR, assert_clean, check, folder, image, ingest, prune_spec, push, quiet, read_back, space, store, store_with,
+    HOUR, HookedLedger, assert_clean, check, folder, image, ingest, prune_spec, push, quiet, read_back, space, store,
+    store_with,
 };
-use slipway_chunk::{Digest, Stream};
-use slipway_store::{
-    BlobKind, BlobRow, BlobState, ContentRef, FaultMode, Faults, Ledger, LedgerError, MemoryLedger, NewBlob, SpaceId,
-    Store, StoreError,
-};
+use slipway_chunk::Stream;
+use slipway_store::{BlobState, FaultMode, Faults, Ledger, LedgerError, MemoryLedger, SpaceId, Store, StoreError};
 
 const MODES: [FaultMode; 3] = [FaultMode::Error, FaultMode::ShortWrite, FaultMode::NoSpace];
 
@@ -30,11 +29,11 @@ fn second() -> Vec<u8> {
     image(&[1, 2, 20, 21, 22, 23, 0, 5, 6, 24, 25, 26, 27])
 }
 
+/// What a sweep does again and again.
+type Act<'a> = dyn Fn(&Arc<Store>, &MemoryLedger, &SpaceId) -> Result<(), StoreError> + 'a;
+
 /// One sweep: `act` with the n-th operation failing, for every n, on a store that holds `first`.
-fn sweep(
-    act: &dyn Fn(&Arc<Store>, &MemoryLedger, &SpaceId) -> Result<(), StoreError>,
-    after: &dyn Fn(&Path, &MemoryLedger),
-) {
+fn sweep(act: &Act<'_>, after: &dyn Fn(&Path, &MemoryLedger)) {
     for mode in MODES {
         for n in 0.. {
             let folder = folder();
@@ -100,6 +99,7 @@ fn restore_never_gives_a_wrong_byte() {
 
 #[test]
 fn prune_survives_any_fault() {
+    let most = std::cell::Cell::new(0);
     let act = |store: &Arc<Store>, ledger: &MemoryLedger, home: &SpaceId| {
         // Of a pack of three frames one stays in use, so that it is rewritten.
         let prepared = ingest(store, ledger, home, "b", &garbage())?;
@@ -116,7 +116,7 @@ fn prune_survives_any_fault() {
             let plan = store.prune_plan(&prune_spec(ledger.now()), ledger, &mut quiet())?;
             rewritten += store.prune_run(&plan, ledger, &mut quiet())?.rewritten;
         }
-        assert!(rewritten == 1 || !ledger.blobs_in(&[BlobState::Doomed]).unwrap().is_empty(), "nothing was rewritten");
+        most.set(most.get().max(rewritten));
         Ok(())
     };
     sweep(&act, &|path, ledger| {
@@ -131,6 +131,7 @@ fn prune_survives_any_fault() {
         }
         assert_eq!(blobs, ledger.blobs_in(&[BlobState::Live]).unwrap().len());
     });
+    assert_eq!(most.get(), 1, "a pack was rewritten");
 }
 
 #[test]
@@ -167,77 +168,6 @@ fn s3_ingest_survives_any_fault() {
     }
 }
 
-/// Rows whose n-th call fails: before it has its effect, or after.
-struct FlakyLedger<'a> {
-    rows: &'a MemoryLedger,
-    at: u64,
-    after: bool,
-    calls: std::sync::atomic::AtomicU64,
-}
-
-impl FlakyLedger<'_> {
-    fn call<T>(&self, act: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
-        let hit = self.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == self.at;
-        if hit && !self.after {
-            return Err(LedgerError::rows("planned fault"));
-        }
-        let result = act()?;
-        if hit { Err(LedgerError::rows("planned fault: answer lost")) } else { Ok(result) }
-    }
-
-    fn fired(&self) -> bool {
-        self.calls.load(std::sync::atomic::Ordering::Relaxed) > self.at
-    }
-}
-
-impl Ledger for FlakyLedger<'_> {
-    fn blob_stage(&self, new: &NewBlob) -> Result<(), LedgerError> {
-        self.call(|| self.rows.blob_stage(new))
-    }
-    fn blob_live(
-        &self,
-        id: &slipway_store::BlobId,
-        len: u64,
-        frames_len: u64,
-        digest: &Digest,
-    ) -> Result<(), LedgerError> {
-        self.call(|| self.rows.blob_live(id, len, frames_len, digest))
-    }
-    fn blob_forget(&self, id: &slipway_store::BlobId) -> Result<(), LedgerError> {
-        self.call(|| self.rows.blob_forget(id))
-    }
-    fn packs_since(&self, rev: i64) -> Result<Vec<BlobRow>, LedgerError> {
-        self.call(|| self.rows.packs_since(rev))
-    }
-    fn blob_find(&self, spaces: &[SpaceId], kind: BlobKind, name: &str) -> Result<Option<BlobRow>, LedgerError> {
-        self.call(|| self.rows.blob_find(spaces, kind, name))
-    }
-    fn blobs_find(&self, spaces: &[SpaceId], kind: BlobKind, names: &[String]) -> Result<Vec<BlobRow>, LedgerError> {
-        self.call(|| self.rows.blobs_find(spaces, kind, names))
-    }
-    fn blobs_in(&self, states: &[BlobState]) -> Result<Vec<BlobRow>, LedgerError> {
-        self.call(|| self.rows.blobs_in(states))
-    }
-    fn blob_doom(&self, id: &slipway_store::BlobId, touched: i64) -> Result<bool, LedgerError> {
-        self.call(|| self.rows.blob_doom(id, touched))
-    }
-    fn blob_revive(&self, id: &slipway_store::BlobId) -> Result<bool, LedgerError> {
-        self.call(|| self.rows.blob_revive(id))
-    }
-    fn blob_gone(&self, id: &slipway_store::BlobId) -> Result<bool, LedgerError> {
-        self.call(|| self.rows.blob_gone(id))
-    }
-    fn blob_quarantine(&self, id: &slipway_store::BlobId) -> Result<bool, LedgerError> {
-        self.call(|| self.rows.blob_quarantine(id))
-    }
-    fn contents(&self) -> Result<Vec<ContentRef>, LedgerError> {
-        self.call(|| self.rows.contents())
-    }
-    fn uploads_open(&self) -> Result<Vec<String>, LedgerError> {
-        self.call(|| self.rows.uploads_open())
-    }
-}
-
 #[test]
 fn rows_that_fail_lose_nothing() {
     for after in [false, true] {
@@ -249,7 +179,12 @@ fn rows_that_fail_lose_nothing() {
             push(&store, &rows, &home, "a", &first());
             let (_, garbage) = push(&store, &rows, &home, "a", &image(&[1, 40, 41, 42, 43, 44, 45, 46]));
             rows.content_remove(garbage);
-            let flaky = FlakyLedger { rows: &rows, at: n, after, calls: Default::default() };
+            let calls = AtomicU64::new(0);
+            let hit = |is_after: bool| {
+                let n_now = calls.fetch_add(u64::from(is_after), Ordering::Relaxed);
+                if n_now == n && is_after == after { Err(LedgerError::rows("planned fault")) } else { Ok(()) }
+            };
+            let flaky = HookedLedger::new(&rows, |_| hit(false), |_| hit(true));
             let act = || -> Result<(), StoreError> {
                 let source = second();
                 let mut source = Stream(Cursor::new(source.as_slice()));
@@ -272,7 +207,7 @@ fn rows_that_fail_lose_nothing() {
                 read_back(&store, &rows, &content.spaces, &content.root).unwrap();
             }
             assert_clean(&store, &rows);
-            if !flaky.fired() {
+            if calls.load(Ordering::Relaxed) < n {
                 result.unwrap();
                 break;
             }

@@ -146,8 +146,8 @@ fn spaces_see_nothing_of_each_other() {
     assert!(store.content_open(&stranger, &a.root, &ledger).is_err());
     let ids: Vec<_> = segment.chunks().map(|(_, id, _)| id).collect();
     assert!(store.chunks_missing(&stranger, &ids).unwrap().iter().all(|missing| *missing));
-    assert!(store.chunks_missing(&[mine.clone()], &ids).unwrap().iter().all(|missing| !missing));
-    let layout = store.layout(&[mine.clone()], &segment, &|space, _, _| space.to_string()).unwrap();
+    assert!(store.chunks_missing(std::slice::from_ref(&mine), &ids).unwrap().iter().all(|missing| !missing));
+    let layout = store.layout(std::slice::from_ref(&mine), &segment, &|space, _, _| space.to_string()).unwrap();
     assert!(layout.packs.iter().all(|pack| pack.address == "mine"));
     let pack = layout.packs[0].id;
     assert!(store.pack_len(&mine, &pack).is_some());

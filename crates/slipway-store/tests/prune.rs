@@ -5,6 +5,7 @@ mod lab;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lab::{
     HOUR, assert_clean, folder, image, ingest, noise, prune_all, prune_spec, push, quiet, read_back, space, store,
@@ -75,6 +76,44 @@ fn a_commit_between_plan_and_run_wins() {
     // The plan was run; it is not run twice.
     let again = store.prune_run(&stale, &ledger, &mut quiet());
     assert!(matches!(again, Err(StoreError::PlanStale)), "{again:?}");
+}
+
+#[test]
+fn a_commit_in_the_middle_of_a_mark_wins() {
+    // Before or after each call that a plan makes to the rows, an image that was being let go is
+    // committed again.
+    for after in [false, true] {
+        for n in 0.. {
+            let folder = folder();
+            let store = store(folder.path());
+            let ledger = MemoryLedger::new();
+            let home = space("u-1");
+            let bytes = image(&[1, 2, 3]);
+            push(&store, &ledger, &home, "o", &image(&[9]));
+            let (a, content) = push(&store, &ledger, &home, "a", &bytes);
+            ledger.content_remove(content);
+            let again = ingest(&store, &ledger, &home, "b", &bytes).unwrap();
+            let calls = AtomicU64::new(0);
+            let hook = |is_after: bool| {
+                let now = calls.fetch_add(u64::from(is_after), Ordering::Relaxed);
+                if now == n && is_after == after {
+                    ledger.content_commit(&again, std::slice::from_ref(&home)).unwrap();
+                }
+                Ok(())
+            };
+            let hooked = lab::HookedLedger::new(&ledger, |_| hook(false), |_| hook(true));
+            let plan = store.prune_plan(&prune_spec(ledger.now()), &hooked, &mut quiet()).unwrap();
+            run(&store, &ledger, &plan);
+            if calls.load(Ordering::Relaxed) <= n {
+                assert!(n > 3, "{n} calls");
+                break;
+            }
+            assert_eq!(count(&ledger, BlobState::Doomed), 0, "after {after}, call {n}");
+            prune_all(&store, &ledger);
+            assert!(read_back(&store, &ledger, std::slice::from_ref(&home), &a.root).unwrap() == bytes);
+            assert_clean(&store, &ledger);
+        }
+    }
 }
 
 #[test]

@@ -31,7 +31,8 @@ impl LocalBlobs {
             if !root.is_dir() {
                 fs::create_dir(root)?;
                 fs::set_permissions(root, fs::Permissions::from_mode(0o700))?;
-                io.fsync_folder(root.parent().unwrap_or(root))?;
+                let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
+                io.fsync_folder(parent.unwrap_or(Path::new(".")))?;
             }
             Ok(())
         };

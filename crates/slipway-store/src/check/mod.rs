@@ -64,8 +64,8 @@ impl Store {
     ) -> Result<CheckReport, StoreError> {
         let _one = match spec.repair {
             true => {
-                let mut changing = self.changing_lock()?;
-                changing.count += 1;
+                let changing = self.changing_lock()?;
+                changing.begin();
                 Some(changing)
             }
             false => None,

@@ -95,8 +95,8 @@ pub struct PrunePlan {
     pub(crate) made: Changes,
 }
 
-/// How many prunes and repairs this open store has run. A plan runs only while that is what it was
-/// when the plan was begun: each deletion relies on copies that another change may have taken.
+/// How many prunes and repairs this open store has begun or ended. A plan runs only while that is what it
+/// was when the plan was begun: each deletion relies on copies that another change may have taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
     pub(crate) store: u64,

@@ -22,11 +22,11 @@ impl Store {
         ledger: &dyn Ledger,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<PruneDone, StoreError> {
-        let mut changing = self.changing_lock()?;
-        if plan.made != *changing {
+        let changing = self.changing_lock()?;
+        if plan.made != self.changes() {
             return Err(StoreError::PlanStale);
         }
-        changing.count += 1;
+        changing.begin();
         self.poison_check()?;
         let mut done = PruneDone::default();
         for blob in &plan.revive {

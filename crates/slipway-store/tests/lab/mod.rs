@@ -5,10 +5,11 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
-use slipway_chunk::{ChunkerParams, Root, Stream};
+use slipway_chunk::{ChunkerParams, Digest, Root, Stream};
 use slipway_store::{
-    Blobs, CheckReport, CheckSpec, Faults, IngestSpec, Ledger, MemoryLedger, Prepared, Progress, PruneSpec, S3Config,
-    SpaceId, Store, StoreConfig, StoreError,
+    BlobId, BlobKind, BlobRow, BlobState, Blobs, CheckReport, CheckSpec, ContentRef, Faults, IngestSpec, Ledger,
+    LedgerError, MemoryLedger, NewBlob, Prepared, Progress, PruneSpec, S3Config, SpaceId, Store, StoreConfig,
+    StoreError,
 };
 
 pub const TILE: usize = 32 << 10;
@@ -178,5 +179,77 @@ pub fn s3_lab() -> S3Lab {
 impl S3Lab {
     pub fn blobs(&self, faults: Faults) -> Blobs {
         Blobs::s3(self.config.clone(), self.runtime.handle().clone(), faults).unwrap()
+    }
+}
+
+type Hook<'a> = Box<dyn Fn(&'static str) -> Result<(), LedgerError> + Send + Sync + 'a>;
+
+/// Rows that let a test act, or fail, before and after each call.
+pub struct HookedLedger<'a> {
+    rows: &'a MemoryLedger,
+    before: Hook<'a>,
+    after: Hook<'a>,
+}
+
+impl<'a> HookedLedger<'a> {
+    pub fn new(
+        rows: &'a MemoryLedger,
+        before: impl Fn(&'static str) -> Result<(), LedgerError> + Send + Sync + 'a,
+        after: impl Fn(&'static str) -> Result<(), LedgerError> + Send + Sync + 'a,
+    ) -> HookedLedger<'a> {
+        HookedLedger { rows, before: Box::new(before), after: Box::new(after) }
+    }
+
+    fn call<T>(
+        &self,
+        name: &'static str,
+        act: impl FnOnce(&MemoryLedger) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        (self.before)(name)?;
+        let result = act(self.rows)?;
+        (self.after)(name)?;
+        Ok(result)
+    }
+}
+
+impl Ledger for HookedLedger<'_> {
+    fn blob_stage(&self, new: &NewBlob) -> Result<(), LedgerError> {
+        self.call("blob_stage", |rows| rows.blob_stage(new))
+    }
+    fn blob_live(&self, id: &BlobId, len: u64, frames_len: u64, digest: &Digest) -> Result<(), LedgerError> {
+        self.call("blob_live", |rows| rows.blob_live(id, len, frames_len, digest))
+    }
+    fn blob_forget(&self, id: &BlobId) -> Result<(), LedgerError> {
+        self.call("blob_forget", |rows| rows.blob_forget(id))
+    }
+    fn packs_since(&self, rev: i64) -> Result<Vec<BlobRow>, LedgerError> {
+        self.call("packs_since", |rows| rows.packs_since(rev))
+    }
+    fn blob_find(&self, spaces: &[SpaceId], kind: BlobKind, name: &str) -> Result<Option<BlobRow>, LedgerError> {
+        self.call("blob_find", |rows| rows.blob_find(spaces, kind, name))
+    }
+    fn blobs_find(&self, spaces: &[SpaceId], kind: BlobKind, names: &[String]) -> Result<Vec<BlobRow>, LedgerError> {
+        self.call("blobs_find", |rows| rows.blobs_find(spaces, kind, names))
+    }
+    fn blobs_in(&self, states: &[BlobState]) -> Result<Vec<BlobRow>, LedgerError> {
+        self.call("blobs_in", |rows| rows.blobs_in(states))
+    }
+    fn blob_doom(&self, id: &BlobId, touched: i64) -> Result<bool, LedgerError> {
+        self.call("blob_doom", |rows| rows.blob_doom(id, touched))
+    }
+    fn blob_revive(&self, id: &BlobId) -> Result<bool, LedgerError> {
+        self.call("blob_revive", |rows| rows.blob_revive(id))
+    }
+    fn blob_gone(&self, id: &BlobId) -> Result<bool, LedgerError> {
+        self.call("blob_gone", |rows| rows.blob_gone(id))
+    }
+    fn blob_quarantine(&self, id: &BlobId) -> Result<bool, LedgerError> {
+        self.call("blob_quarantine", |rows| rows.blob_quarantine(id))
+    }
+    fn contents(&self) -> Result<Vec<ContentRef>, LedgerError> {
+        self.call("contents", |rows| rows.contents())
+    }
+    fn uploads_open(&self) -> Result<Vec<String>, LedgerError> {
+        self.call("uploads_open", |rows| rows.uploads_open())
     }
 }
