@@ -62,6 +62,14 @@ impl StoreError {
         matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 
+    /// Whether the bucket does not answer; the same call may succeed when it is back.
+    pub fn is_away(&self) -> bool {
+        match self {
+            StoreError::Blob(BlobError::Io { source, .. }) => source.kind() == io::ErrorKind::NotConnected,
+            _ => false,
+        }
+    }
+
     /// Whether the same call may succeed later without any repair.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, StoreError::Blob(BlobError::Io { .. }) | StoreError::Ledger(_) | StoreError::Poisoned)

@@ -262,6 +262,43 @@ fn an_interrupted_deletion_is_swept() {
     assert_eq!(lab::check(&store, &ledger).leftovers, 0);
 }
 
+#[test]
+fn doomed_copies_of_a_needed_chunk_all_come_back() {
+    let folder = folder();
+    let store = store(folder.path());
+    let ledger = MemoryLedger::new();
+    let home = space("u-1");
+    let bytes = image(&[1]);
+    let (a, _) = push(&store, &ledger, &home, "a", &bytes);
+    // A second copy of the same chunks, as two uploads at once make them.
+    let manifest = store.manifest_read(std::slice::from_ref(&home), &a.root, &ledger).unwrap();
+    let segment = store.segment_read(std::slice::from_ref(&home), &manifest.segments[0], &ledger).unwrap();
+    let mut frame = slipway_chunk::FrameBuilder::new();
+    for (at, id, len) in segment.chunks() {
+        frame.push(id, &bytes[at as usize..at as usize + len as usize]);
+    }
+    let frame = frame.take().encode(3).bytes;
+    let to = slipway_store::ReceiveSpec { space: home.clone(), upload: "b".to_owned() };
+    store.frames_receive(&to, &mut frame.as_slice(), &ledger).unwrap();
+    let packs = || ledger.rows().into_iter().filter(|row| row.kind == BlobKind::Pack);
+    assert_eq!(packs().count(), 2);
+    // Of two live copies one is enough.
+    assert_eq!(plan(&store, &ledger).doom.len(), 1);
+    // Two servers whose plans crossed doomed one each. Whichever a mark finds, it must not be the
+    // reason to delete the other, because the next mark may find that one.
+    for row in packs() {
+        assert!(ledger.blob_doom(&row.id, row.touched).unwrap());
+    }
+    ledger.now_set(100 * HOUR);
+    let plan = plan(&store, &ledger);
+    assert_eq!((plan.revive.len(), plan.delete.len()), (2, 0));
+    assert!(read_back(&store, &ledger, std::slice::from_ref(&home), &a.root).unwrap() == bytes, "doomed is readable");
+    run(&store, &ledger, &plan);
+    prune_all(&store, &ledger);
+    assert!(read_back(&store, &ledger, &[home], &a.root).unwrap() == bytes);
+    assert_eq!(packs().filter(|row| row.state == BlobState::Live).count(), 1);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Ingest { home: bool, tiles: Vec<u8> },

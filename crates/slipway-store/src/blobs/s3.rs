@@ -204,7 +204,8 @@ fn error_from(error: object_store::Error) -> io::Error {
         object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
             io::Error::new(io::ErrorKind::PermissionDenied, error)
         }
-        other => io::Error::other(other),
+        // What is left after its own retries is a bucket that does not answer, or not as it should.
+        other => io::Error::new(io::ErrorKind::NotConnected, other),
     }
 }
 
