@@ -191,7 +191,7 @@ fn root_unfit_targets_are_refused_untouched() {
         assert_eq!(hash(device), before, "{} was touched", device.display());
     };
     let small = Loop::new(&folder.path().join("small"), 64 * MIB - 4096, 512);
-    refused("me/ext4:0", &small.device, &[text(&small.device), "small"]);
+    refused("me/ext4:0", &small.device, &[text(&small.device), "67104768", "67108864"]);
     let wrong = Loop::new(&folder.path().join("wrong"), 300 * MIB, 512);
     refused("me/xfs4k:0", &wrong.device, &[text(&wrong.device), "512", "4096"]);
     let copy = folder.path().join("mounted.raw");

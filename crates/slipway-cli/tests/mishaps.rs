@@ -15,14 +15,10 @@ use kit::text;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::sync::Arc;
 
 const MIB: usize = 1 << 20;
-
-/// The same client over a wire that can be cut.
-fn over(proxy: &Proxy, client: &Client) -> Client {
-    Client { url: proxy.url.clone(), ..client.clone() }
-}
 
 #[test]
 fn the_wire_is_cut_during_a_push() {
@@ -30,12 +26,12 @@ fn the_wire_is_cut_during_a_push() {
     let server = Server::start(&Place::new(folder.path()));
     let client = server.admin();
     let oracle = Oracle::default();
-    let image = image_dense(1, 24 * MIB);
+    let image = image_dense(1, 80 * MIB);
     oracle.push(&client, folder.path(), "me/os", image_fresh(2, 2 * MIB));
     let proxy = Proxy::new(&server.url);
     let bytes = Arc::new(image);
-    proxy.cut_after(14 * MIB as i64);
-    let said = push_begin(&over(&proxy, &client), folder.path(), "me/os", &bytes).finish();
+    proxy.cut_after(62 * MIB as i64);
+    let said = push_begin(&client.at(&proxy.url), folder.path(), "me/os", &bytes).finish();
     said.expect(9).names(&[]);
     println!("a push whose server is gone for good ends after {:?}:\n{}", said.took, said.stderr);
     let read = oracle.everything_reads(&client, folder.path());
@@ -43,7 +39,8 @@ fn the_wire_is_cut_during_a_push() {
     let said = push_begin(&client, folder.path(), "me/os", &bytes).finish();
     said.expect(0);
     let sent = said.json()["sent_bytes"].as_u64().expect("a push says what it sent");
-    assert!(sent < 20 * MIB as u64, "{sent} of 24 MiB were sent again, although 14 MiB had gone over the wire");
+    // Frames travel in bodies of 24 MiB, each of them kept as soon as it has arrived whole.
+    assert!(sent <= 60 * MIB as u64, "{sent} of 80 MiB were sent again, although 62 MiB had gone over the wire");
     oracle.record("me/os", &bytes, &said);
     oracle.everything_reads(&client, folder.path());
     check_clean(&client);
@@ -54,29 +51,39 @@ fn the_wire_is_cut_during_flash_and_pull() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&Place::new(folder.path()));
     let client = server.admin();
-    let image = image_dense(3, 16 * MIB);
+    let (old, image) = (image_dense(4, 16 * MIB), image_dense(3, 16 * MIB));
     Oracle::default().push(&client, folder.path(), "me/os", image.clone());
-    let (target, out) = (folder.path().join("target.raw"), folder.path().join("out.raw"));
-    let old = image_dense(4, 16 * MIB);
-    for cut in [1000, 20_000, 3 * MIB as i64, 9 * MIB as i64] {
-        image_write(&target, &old);
-        let proxy = Proxy::new(&server.url);
-        proxy.cut_after(cut);
-        let said = over(&proxy, &client).run(&["flash", "me/os:0", text(&target), "--yes"]);
-        said.expect(9).names(&[]);
-        let left = std::fs::read(&target).unwrap();
-        let disarmed = left[..MIB].iter().all(|byte| *byte == 0);
-        assert!(left == old || disarmed, "cut after {cut}: the target is a mixture that could boot");
-        let proxy = Proxy::new(&server.url);
-        proxy.cut_after(cut);
-        let said = over(&proxy, &client).run(&["pull", "me/os:0", "-o", text(&out)]);
-        said.expect(9).names(&[]);
-        assert!(!out.exists(), "cut after {cut}: a pull that failed left a file that looks whole");
-        let again = client.json(&["flash", "me/os:0", text(&target), "--yes"]);
-        assert!(std::fs::read(&target).unwrap() == image, "cut after {cut}: flashed again");
-        let fetched = again["fetched_bytes"].as_u64().expect("a flash says what it fetched");
-        assert!(cut < 9 * MIB as i64 || fetched < 12 * MIB as u64, "cut after {cut}: {fetched} bytes were fetched again");
-    }
+    // Each of them waits for the server to come back before it gives up; so they wait together.
+    std::thread::scope(|scope| {
+        for cut in [1000, 20_000, 3 * MIB as i64, 9 * MIB as i64] {
+            let (server, client, folder, old, image) = (&server, &client, folder.path(), &old, &image);
+            scope.spawn(move || {
+                let proxy = Proxy::new(&server.url);
+                proxy.cut_after(cut);
+                flash_cut(client, &client.at(&proxy.url), &folder.join(format!("target.{cut}")), [old, image], cut);
+            });
+            scope.spawn(move || {
+                let out = folder.join(format!("out.{cut}"));
+                let proxy = Proxy::new(&server.url);
+                proxy.cut_after(cut);
+                let said = client.at(&proxy.url).run(&["pull", "me/os:0", "-o", text(&out)]);
+                said.expect(9).names(&[]);
+                assert!(!out.exists(), "cut after {cut}: a pull that failed left a file that looks whole");
+            });
+        }
+    });
+}
+
+fn flash_cut(client: &Client, cut_off: &Client, target: &Path, [old, image]: [&Vec<u8>; 2], cut: i64) {
+    image_write(target, old);
+    cut_off.run(&["flash", "me/os:0", text(target), "--yes"]).expect(9).names(&[]);
+    let left = std::fs::read(target).unwrap();
+    let disarmed = left[..MIB].iter().all(|byte| *byte == 0);
+    assert!(left == *old || disarmed, "cut after {cut}: the target is a mixture that could boot");
+    let again = client.json(&["flash", "me/os:0", text(target), "--yes"]);
+    assert!(std::fs::read(target).unwrap() == *image, "cut after {cut}: flashed again");
+    let fetched = again["fetched_bytes"].as_u64().expect("a flash says what it fetched");
+    assert!(cut < 9 * MIB as i64 || fetched < 12 * MIB as u64, "cut after {cut}: {fetched} bytes were fetched again");
 }
 
 #[test]
@@ -109,8 +116,15 @@ fn pushes_to_one_image_at_once() {
     check_clean(&client);
 }
 
+/// Whether a body is all that was announced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Whole,
+    Early,
+}
+
 /// Sends a request as it stands and reads all that is answered.
-fn raw(server: &Server, head: &[String], body: &[u8]) -> String {
+fn raw(server: &Server, head: &[String], body: &[u8], end: End) -> String {
     let mut stream = TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
     stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
     let mut text = head.join("\r\n");
@@ -118,7 +132,9 @@ fn raw(server: &Server, head: &[String], body: &[u8]) -> String {
     stream.write_all(text.as_bytes()).unwrap();
     // The server may refuse by the head alone and close.
     let _ = stream.write_all(body);
-    let _ = stream.shutdown(std::net::Shutdown::Write);
+    if end == End::Early {
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+    }
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
@@ -146,23 +162,21 @@ fn a_body_that_ends_early_or_lies_makes_nothing() {
     let chunk = format!("{:x}\r\n", image.len());
     let unended = [chunk.as_bytes(), &image, b"\r\n"].concat();
     let wrong = format!("Repr-Digest: sha-256=:{}:", "A".repeat(43) + "=");
-    let bodies: [(&str, &[&str], &[u8], Option<&str>); 5] = [
-        ("cut off", &[&length], &image[..MIB], None),
-        ("without its end", &["Transfer-Encoding: chunked"], &unended, None),
-        ("of another digest", &[&length, &wrong], &image, Some("digest_mismatch")),
-        ("empty", &["Content-Length: 0"], b"", Some("\"status\":4")),
-        ("half a gzip", &["Content-Length: 12"], b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x01\x02", Some("bad_image")),
+    let bodies: [(&str, &[&str], &[u8], End, &str); 5] = [
+        ("cut off", &[&length], &image[..MIB], End::Early, ""),
+        ("without its end", &["Transfer-Encoding: chunked"], &unended, End::Early, ""),
+        ("of another digest", &[&length, &wrong], &image, End::Whole, "digest_mismatch"),
+        ("empty", &["Content-Length: 0"], b"", End::Whole, "\"status\":4"),
+        ("half a gzip", &["Content-Length: 12"], b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x01\x02", End::Whole, "bad_image"),
     ];
-    for (name, more, body, says) in bodies {
-        let answer = raw(&server, &put(&server, &client, more), body);
+    for (name, more, body, end, says) in bodies {
+        let answer = raw(&server, &put(&server, &client, more), body, end);
         assert!(!answer.starts_with("HTTP/1.1 2"), "{name}: {answer}");
-        if let Some(word) = says {
-            assert!(answer.contains(word), "{name}: {answer}");
-        }
+        assert!(answer.contains(says), "{name}: {answer}");
         assert!(versions_listed(&client).is_empty(), "{name}: a version was made");
     }
     // The same body, whole.
-    let answer = raw(&server, &put(&server, &client, &[&length]), &image);
+    let answer = raw(&server, &put(&server, &client, &[&length]), &image, End::Whole);
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     assert!(pull(&client, folder.path(), "me/os", 0) == image);
     check_clean(&client);
@@ -175,7 +189,7 @@ fn an_old_client_is_told() {
     let client = server.admin();
     let mut head = put(&server, &client, &["Slipway-Client: 0.0.1", "Content-Length: 0"]);
     head[0] = "GET /api/v1/me HTTP/1.1".into();
-    let answer = raw(&server, &head, b"");
+    let answer = raw(&server, &head, b"", End::Whole);
     for word in ["426", "client_too_old", "0.0.1", "hint", "application/problem+json"] {
         assert!(answer.contains(word), "no '{word}' in {answer}");
     }
@@ -207,7 +221,7 @@ fn the_clock_is_set_back() {
     // What is in the trash can still be restored, and numbers go on.
     client.ok(&["image", "restore", "me/old"]);
     assert!(pull(&client, folder.path(), "me/old", 0) == image_dense(8, MIB));
-    let channel = client.run(&["channel", "set", "me/os", "stable", "1"]);
+    let channel = client.run(&["channel", "set", "me/os:1", "stable"]);
     channel.expect(0);
     let place = server.kill();
     let distinct = count(&place, "(SELECT DISTINCT number FROM journal) AS j");

@@ -53,6 +53,11 @@ impl Client {
         }
     }
 
+    /// The same person at another address.
+    pub fn at(&self, url: &str) -> Self {
+        Self { url: url.to_owned(), ..self.clone() }
+    }
+
     /// A command that is not yet started.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
