@@ -10,6 +10,7 @@ use slipway_chunk::{Digest, Footer, PACK_TRAILER_LEN, PackTrailer};
 use crate::blobs::Blobs;
 use crate::cache::Cache;
 use crate::error::StoreError;
+use crate::faults::{Faults, OpKind};
 use crate::id::BlobId;
 use crate::ledger::BlobKind;
 use crate::packmap::PackMap;
@@ -21,11 +22,12 @@ const FOOTERS_BYTES: usize = 16 << 20;
 pub(crate) struct Footers {
     memory: Cache<BlobId, Arc<PackMap>>,
     folder: Option<PathBuf>,
+    faults: Faults,
 }
 
 impl Footers {
     /// `folder` is made if it is missing; one that cannot be made is done without.
-    pub(crate) fn new(folder: Option<PathBuf>) -> Footers {
+    pub(crate) fn new(folder: Option<PathBuf>, faults: Faults) -> Footers {
         let folder = folder.filter(|folder| match fs::create_dir_all(folder) {
             Ok(()) => true,
             Err(error) => {
@@ -33,16 +35,14 @@ impl Footers {
                 false
             }
         });
-        Footers { memory: Cache::new(FOOTERS_BYTES), folder }
+        Footers { memory: Cache::new(FOOTERS_BYTES), folder, faults }
     }
 
     /// Remembers the footer of a pack that was just written.
     pub(crate) fn keep(&self, pack: BlobId, footer: &Footer) -> Arc<PackMap> {
         let map = Arc::new(PackMap::from_footer(footer));
         self.memory.put(pack, Arc::clone(&map), map.weight());
-        if let Some(folder) = &self.folder {
-            file_write(folder, pack, footer);
-        }
+        self.file_write(pack, footer);
         map
     }
 
@@ -59,20 +59,35 @@ impl Footers {
         if let Some(map) = self.memory.get(&pack) {
             return Ok(map);
         }
-        let cached = self.folder.as_ref().and_then(|folder| file_read(folder, pack));
+        let cached = self.file_read(pack);
         let footer = match cached {
             Some(footer) => footer,
             None => {
                 let footer = footer_fetch(blobs, pack, key, len)?;
-                if let Some(folder) = &self.folder {
-                    file_write(folder, pack, &footer);
-                }
+                self.file_write(pack, &footer);
                 footer
             }
         };
         let map = Arc::new(PackMap::from_footer(&footer));
         self.memory.put(pack, Arc::clone(&map), map.weight());
         Ok(map)
+    }
+
+    // The cache is only speed: a planned fault, like a real one, makes it answer nothing.
+    fn file_read(&self, pack: BlobId) -> Option<Footer> {
+        let folder = self.folder.as_ref()?;
+        match self.faults.next(OpKind::Read) {
+            None => file_read(folder, pack),
+            Some(_) => None,
+        }
+    }
+
+    fn file_write(&self, pack: BlobId, footer: &Footer) {
+        if let Some(folder) = &self.folder
+            && self.faults.next(OpKind::Write).is_none()
+        {
+            file_write(folder, pack, footer);
+        }
     }
 
     /// Forgets one pack's footer everywhere.

@@ -82,14 +82,13 @@ pub struct Store {
     changes_made: AtomicU64,
     epoch: u64,
     findings: Mutex<Vec<Finding>>,
-    _faults: Faults,
 }
 
 impl Store {
     /// Opens a store on blobs. The index is empty until the first `index_sync`, which every
-    /// writing call makes by itself. `faults` should be the plan that the blobs were given.
+    /// writing call makes by itself. `faults` is the plan that the blobs were given.
     pub fn open(blobs: Blobs, config: StoreConfig, faults: Faults) -> Result<Arc<Store>, StoreError> {
-        let index = Index::new(Footers::new(config.index_cache.clone()));
+        let index = Index::new(Footers::new(config.index_cache.clone(), faults));
         Ok(Arc::new(Store {
             segments: Cache::new(config.segment_cache),
             frames: Cache::new(config.frame_cache),
@@ -100,7 +99,6 @@ impl Store {
             changes_made: AtomicU64::new(0),
             epoch: rand::random(),
             findings: Mutex::default(),
-            _faults: faults,
         }))
     }
 
