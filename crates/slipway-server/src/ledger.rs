@@ -59,7 +59,10 @@ async fn rev_next(tx: &mut Tx) -> Result<i64, DbError> {
 }
 
 fn blob_row(row: &Row) -> Result<BlobRow, DbError> {
-    let bad = |column: &str, text: String| DbError::Column { column: column.to_owned(), detail: format!("'{text}' is unknown") };
+    let bad = |column: &str, text: String| DbError::Column {
+        column: column.to_owned(),
+        detail: format!("'{text}' is unknown"),
+    };
     let kind = row.text("kind")?;
     let state = row.text("state")?;
     Ok(BlobRow {
@@ -132,7 +135,8 @@ impl Ledger for SqlLedger {
     fn packs_since(&self, rev: i64) -> Result<Vec<BlobRow>, LedgerError> {
         self.wait(async {
             let mut tx = self.db.read().await?;
-            let rows = tx.rows(sql("SELECT * FROM blob WHERE kind = 'pack' AND rev > $1 ORDER BY rev").bind(rev)).await?;
+            let rows =
+                tx.rows(sql("SELECT * FROM blob WHERE kind = 'pack' AND rev > $1 ORDER BY rev").bind(rev)).await?;
             blob_rows(&rows)
         })
     }

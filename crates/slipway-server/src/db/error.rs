@@ -67,9 +67,9 @@ impl From<DbError> for Problem {
         match error {
             DbError::Unknown(_) => Problem::new(Code::Unavailable, "the database went away during the commit")
                 .hint("ask again; the same request is never done twice"),
-            DbError::Sql { source: sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_), .. } => {
-                Problem::new(Code::Unavailable, "the database cannot be reached").hint("try again in a moment")
-            }
+            DbError::Sql {
+                source: sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_), ..
+            } => Problem::new(Code::Unavailable, "the database cannot be reached").hint("try again in a moment"),
             _ => Problem::new(Code::Internal, "the database did not do what it was asked")
                 .hint("the server's log has the reason under the request id"),
         }

@@ -18,7 +18,8 @@ impl DirLock {
         let lock: PathBuf = path.with_extension("lock");
         let shown = || lock.display().to_string();
         let fault = |source: std::io::Error| DbError::Lock { path: shown(), source };
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&lock).map_err(fault)?;
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).open(&lock).map_err(fault)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {

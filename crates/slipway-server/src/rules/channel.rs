@@ -1,7 +1,7 @@
 //! Channels: movable names for versions. A channel pins the version that it names.
 
 use crate::core::{Caller, Core};
-use crate::db::{TxError, sql, tx, time_of};
+use crate::db::{TxError, sql, time_of, tx};
 use crate::policy::Action;
 use crate::rules::image_row::{image_find, image_find_locked, image_touch};
 use crate::rules::version::{image_channels, version_find};
@@ -20,7 +20,12 @@ pub async fn channel_list(core: &Core, who: &Caller, reference: &ImageRef) -> Re
 }
 
 /// One channel.
-pub async fn channel_get(core: &Core, who: &Caller, reference: &ImageRef, name: &ChannelName) -> Result<Channel, Problem> {
+pub async fn channel_get(
+    core: &Core,
+    who: &Caller,
+    reference: &ImageRef,
+    name: &ChannelName,
+) -> Result<Channel, Problem> {
     let mut tx = core.db.read().await?;
     let image = image_find(&mut tx, who, reference, Action::ImageRead).await?;
     let channels = image_channels(&mut tx, &image.id).await?;
@@ -49,16 +54,23 @@ pub async fn channel_set(
         .bind(now);
         tx.run(upsert).await?;
         image_touch(tx, &image.id).await?;
-        let detail = json!({ "channel": name, "version": set.version, "before": before.map(|channel| channel.version) });
+        let detail =
+            json!({ "channel": name, "version": set.version, "before": before.map(|channel| channel.version) });
         tx.journal("channel_set", image.reference(), detail);
-        let updated_at = time_of(now).map_err(|error| crate::db::DbError::Column { column: "now".to_owned(), detail: error.to_string() })?;
+        let updated_at = time_of(now)
+            .map_err(|error| crate::db::DbError::Column { column: "now".to_owned(), detail: error.to_string() })?;
         Ok(Channel { name: name.clone(), version: set.version, updated_at })
     });
     Ok(moved?)
 }
 
 /// Takes a channel away; the version stays.
-pub async fn channel_delete(core: &Core, who: &Caller, reference: &ImageRef, name: &ChannelName) -> Result<(), Problem> {
+pub async fn channel_delete(
+    core: &Core,
+    who: &Caller,
+    reference: &ImageRef,
+    name: &ChannelName,
+) -> Result<(), Problem> {
     let gone: Result<(), TxError> = tx!(&core.db, who, |tx| {
         let image = image_find_locked(tx, who, reference, Action::ImageWrite).await?;
         let delete = sql("DELETE FROM channel WHERE image_id = $1 AND name = $2").bind(image.id).bind(name.as_str());

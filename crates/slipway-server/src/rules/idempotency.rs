@@ -31,7 +31,11 @@ pub async fn idempotency_begin<T: DeserializeOwned>(tx: &mut Tx, who: &Caller) -
         return Ok(None);
     }
     let row = tx
-        .row_must(sql("SELECT request_hash, answer FROM idempotency WHERE token = $1 AND key = $2").bind(token).bind(&wish.key))
+        .row_must(
+            sql("SELECT request_hash, answer FROM idempotency WHERE token = $1 AND key = $2")
+                .bind(token)
+                .bind(&wish.key),
+        )
         .await?;
     if row.text("request_hash")? != wish.request_hash {
         let title = "this Idempotency-Key was used with another request";
@@ -39,7 +43,11 @@ pub async fn idempotency_begin<T: DeserializeOwned>(tx: &mut Tx, who: &Caller) -
     }
     match row.json_or_null("answer")? {
         Some(answer) => Ok(Some(answer)),
-        None => Err(Problem::new(Code::Conflict, "the request with this Idempotency-Key has no answer that can be repeated").into()),
+        None => Err(Problem::new(
+            Code::Conflict,
+            "the request with this Idempotency-Key has no answer that can be repeated",
+        )
+        .into()),
     }
 }
 
@@ -48,6 +56,12 @@ pub async fn idempotency_finish<T: Serialize>(tx: &mut Tx, who: &Caller, answer:
     let (Some(wish), Some(token)) = (&who.idempotency, who.token) else { return Ok(()) };
     let answer = serde_json::to_string(answer)
         .map_err(|error| DbError::Column { column: "answer".to_owned(), detail: error.to_string() })?;
-    tx.run(sql("UPDATE idempotency SET answer = $1 WHERE token = $2 AND key = $3").bind(answer).bind(token).bind(&wish.key)).await?;
+    tx.run(
+        sql("UPDATE idempotency SET answer = $1 WHERE token = $2 AND key = $3")
+            .bind(answer)
+            .bind(token)
+            .bind(&wish.key),
+    )
+    .await?;
     Ok(())
 }

@@ -9,7 +9,9 @@ use crate::rules::image_row::{
 };
 use crate::rules::owner::{Owner, owner_find, owner_name, server_allowed};
 use crate::rules::page::{cursor_decode, cursor_encode, like_anywhere, limit_check, page_of};
-use crate::rules::text::{associated_check, compression_check, description_check, labels_check, text_check, title_check};
+use crate::rules::text::{
+    associated_check, compression_check, description_check, labels_check, text_check, title_check,
+};
 use crate::rules::version::versions_of;
 use serde_json::json;
 use slipway_api::{AccountName, Code, Image, ImageChange, ImageNew, ImageRef, Page, PageQuery, Problem, Role};
@@ -26,8 +28,8 @@ fn taken(owner: &str, slug: &str) -> Problem {
 
 /// Makes an image.
 pub async fn image_create(core: &Core, who: &Caller, new: ImageNew) -> Result<Image, Problem> {
-    let reference =
-        ImageRef::from_str(&new.reference).map_err(|error| Problem::new(Code::InvalidName, format!("{error}")).field("ref"))?;
+    let reference = ImageRef::from_str(&new.reference)
+        .map_err(|error| Problem::new(Code::InvalidName, format!("{error}")).field("ref"))?;
     let title = new.title.clone().unwrap_or_else(|| reference.slug.to_string());
     let compression = new.compression.clone().unwrap_or_else(|| "zstd".to_owned());
     title_check(&title)?;
@@ -86,7 +88,11 @@ async fn owner_of_new(tx: &mut Tx, who: &Caller, reference: &ImageRef) -> Result
     let slug = reference.slug.as_str();
     match owner_find(tx, name).await? {
         Some(owner) => {
-            policy::allowed(who, Action::ImageCreate, &Object::Name { owner: owner.id, owner_name: &owner.name, slug })?;
+            policy::allowed(
+                who,
+                Action::ImageCreate,
+                &Object::Name { owner: owner.id, owner_name: &owner.name, slug },
+            )?;
             Ok(owner)
         }
         // Only who may make images everywhere learns that there is no such account.
@@ -132,12 +138,15 @@ pub async fn image_list(core: &Core, who: &Caller, query: &PageQuery) -> Result<
         let mut kept: Vec<ImageRow> = Vec::new();
         // The scope's patterns are beyond SQL, so rows are asked for until the page is full.
         while kept.len() <= limit {
-            let batch = image_batch(&mut tx, who, query, owner.as_deref(), (&owner_after, &slug_after), limit + 1).await?;
+            let batch =
+                image_batch(&mut tx, who, query, owner.as_deref(), (&owner_after, &slug_after), limit + 1).await?;
             let Some(last) = batch.last() else { break };
             (owner_after, slug_after) = (last.owner.name.clone(), last.slug.clone());
             let full = batch.len() > limit;
             let action = if query.trash { Action::ImageDelete } else { Action::ImageRead };
-            kept.extend(batch.into_iter().filter(|image| policy::allowed(who, action, &Object::Image(image.object())).is_ok()));
+            kept.extend(
+                batch.into_iter().filter(|image| policy::allowed(who, action, &Object::Image(image.object())).is_ok()),
+            );
             if !full {
                 break;
             }
@@ -204,7 +213,8 @@ pub async fn image_change(
         row.trash_check()?;
         row.revision_check(if_match)?;
         if let Some(slug) = change.slug.as_ref().filter(|slug| slug.as_str() != row.slug) {
-            let clash = sql("SELECT id FROM image WHERE account_id = $1 AND slug = $2").bind(row.owner.id).bind(slug.as_str());
+            let clash =
+                sql("SELECT id FROM image WHERE account_id = $1 AND slug = $2").bind(row.owner.id).bind(slug.as_str());
             if tx.row(clash).await?.is_some() {
                 return Err(taken(&row.owner.name, slug.as_str()).into());
             }
@@ -214,21 +224,22 @@ pub async fn image_change(
         }
         let before = row.reference();
         change_apply(&mut row, &change, associated.clone());
-        let update = sql("UPDATE image SET slug = $1, title = $2, image_type = $3, file_system = $4, compression = $5, \
+        let update =
+            sql("UPDATE image SET slug = $1, title = $2, image_type = $3, file_system = $4, compression = $5, \
              target_location = $6, associated = $7, description = $8, labels = $9, protected = $10, updated_at = $11, \
              revision = revision + 1 WHERE id = $12")
-        .bind(&row.slug)
-        .bind(&row.title)
-        .bind(word_of(&row.image_type))
-        .bind(row.file_system.as_ref().map(word_of))
-        .bind(&row.compression)
-        .bind(row.target_location.clone())
-        .bind(json!(row.associated).to_string())
-        .bind(&row.description)
-        .bind(json!(row.labels).to_string())
-        .bind(row.protected)
-        .bind(tx.now())
-        .bind(row.id);
+            .bind(&row.slug)
+            .bind(&row.title)
+            .bind(word_of(&row.image_type))
+            .bind(row.file_system.as_ref().map(word_of))
+            .bind(&row.compression)
+            .bind(row.target_location.clone())
+            .bind(json!(row.associated).to_string())
+            .bind(&row.description)
+            .bind(json!(row.labels).to_string())
+            .bind(row.protected)
+            .bind(tx.now())
+            .bind(row.id);
         tx.run(update).await?;
         tx.journal("image_change", before, json!(change));
         row.revision += 1;

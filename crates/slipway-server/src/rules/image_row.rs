@@ -12,52 +12,53 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 /// The space that everyone reads.
-pub fn public_space() -> SpaceId {
+pub(crate) fn public_space() -> SpaceId {
     SpaceId::new("public").expect("'public' is within a space id's alphabet")
 }
 
 /// An image as it stands in the database.
 #[derive(Clone, Debug)]
-pub struct ImageRow {
-    pub id: Uuid,
-    pub owner: Owner,
-    pub slug: String,
-    pub title: String,
-    pub image_type: ImageType,
-    pub file_system: Option<FileSystem>,
-    pub compression: String,
-    pub target_location: Option<String>,
-    pub associated: Vec<String>,
-    pub description: String,
-    pub labels: BTreeMap<String, String>,
-    pub spaces: Vec<SpaceId>,
-    pub public: bool,
-    pub share_task: Option<Uuid>,
-    pub protected: bool,
-    pub next_number: u64,
-    pub created_at: i64,
-    pub updated_at: i64,
-    pub trashed_at: Option<i64>,
-    pub revision: u64,
-    pub readers: Vec<Uuid>,
+pub(crate) struct ImageRow {
+    pub(crate) id: Uuid,
+    pub(crate) owner: Owner,
+    pub(crate) slug: String,
+    pub(crate) title: String,
+    pub(crate) image_type: ImageType,
+    pub(crate) file_system: Option<FileSystem>,
+    pub(crate) compression: String,
+    pub(crate) target_location: Option<String>,
+    pub(crate) associated: Vec<String>,
+    pub(crate) description: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) spaces: Vec<SpaceId>,
+    pub(crate) public: bool,
+    pub(crate) share_task: Option<Uuid>,
+    pub(crate) protected: bool,
+    pub(crate) next_number: u64,
+    pub(crate) created_at: i64,
+    pub(crate) updated_at: i64,
+    pub(crate) trashed_at: Option<i64>,
+    pub(crate) revision: u64,
+    pub(crate) readers: Vec<Uuid>,
 }
 
 /// Reads an image with its owner's name; add a condition.
-pub const IMAGE_SELECT: &str = "SELECT image.*, account.name AS owner_name FROM image JOIN account ON account.id = image.account_id";
+pub(crate) const IMAGE_SELECT: &str =
+    "SELECT image.*, account.name AS owner_name FROM image JOIN account ON account.id = image.account_id";
 
 impl ImageRow {
     /// `owner/slug`.
-    pub fn reference(&self) -> String {
+    pub(crate) fn reference(&self) -> String {
         format!("{}/{}", self.owner.name, self.slug)
     }
 
     /// `owner/slug:number`.
-    pub fn version_reference(&self, number: u64) -> String {
+    pub(crate) fn version_reference(&self, number: u64) -> String {
         format!("{}/{}:{number}", self.owner.name, self.slug)
     }
 
     /// What the policy looks at.
-    pub fn object(&self) -> ImageObject<'_> {
+    pub(crate) fn object(&self) -> ImageObject<'_> {
         ImageObject {
             owner: self.owner.id,
             owner_name: &self.owner.name,
@@ -67,23 +68,13 @@ impl ImageRow {
         }
     }
 
-    /// Spaces in which a chunk of a new version may already lie: every reader of the image may read all of them. The first is where new
-    /// ones go.
-    pub fn lookup(&self) -> Vec<SpaceId> {
-        let mut spaces = self.spaces.clone();
-        if !spaces.contains(&public_space()) {
-            spaces.push(public_space());
-        }
-        spaces
-    }
-
     /// Where new packs go.
-    pub fn space(&self) -> SpaceId {
+    pub(crate) fn space(&self) -> SpaceId {
         self.spaces.first().cloned().unwrap_or_else(|| self.owner.space())
     }
 
     /// Refuses what a revision named by the caller does not match.
-    pub fn revision_check(&self, if_match: Option<u64>) -> Result<(), Problem> {
+    pub(crate) fn revision_check(&self, if_match: Option<u64>) -> Result<(), Problem> {
         match if_match {
             Some(wanted) if wanted != self.revision => {
                 let title = format!("image {} is at revision {}, not {wanted}", self.reference(), self.revision);
@@ -94,7 +85,7 @@ impl ImageRow {
     }
 
     /// Refuses what is in the trash.
-    pub fn trash_check(&self) -> Result<(), Problem> {
+    pub(crate) fn trash_check(&self) -> Result<(), Problem> {
         match self.trashed_at {
             None => Ok(()),
             Some(_) => Err(Problem::new(Code::Conflict, format!("image {} is in the trash", self.reference()))
@@ -103,7 +94,7 @@ impl ImageRow {
     }
 
     /// Reads a row of [`IMAGE_SELECT`]; the readers are loaded apart.
-    pub fn read(row: &Row) -> Result<Self, DbError> {
+    pub(crate) fn read(row: &Row) -> Result<Self, DbError> {
         Ok(Self {
             id: row.parsed("id")?,
             owner: Owner { id: row.parsed("account_id")?, name: row.text("owner_name")? },
@@ -134,7 +125,12 @@ impl ImageRow {
 }
 
 /// The image of this reference that the caller may see and do `action` to, whether or not it is in the trash.
-pub async fn image_find(tx: &mut Tx, who: &Caller, reference: &ImageRef, action: Action) -> Result<ImageRow, TxError> {
+pub(crate) async fn image_find(
+    tx: &mut Tx,
+    who: &Caller,
+    reference: &ImageRef,
+    action: Action,
+) -> Result<ImageRow, TxError> {
     let owner = owner_name(who, &reference.owner)?;
     let text = format!("{IMAGE_SELECT} WHERE account.name = $1 AND image.slug = $2");
     let found = tx.row(sql(text).bind(owner).bind(reference.slug.as_str())).await?;
@@ -147,7 +143,8 @@ pub async fn image_find(tx: &mut Tx, who: &Caller, reference: &ImageRef, action:
     readers_load(tx, std::slice::from_mut(&mut image)).await?;
     policy::allowed(who, action, &Object::Image(image.object()))?;
     // To who may not take it out of the trash, what is in there does not exist.
-    if image.trashed_at.is_some() && policy::allowed(who, Action::ImageWrite, &Object::Image(image.object())).is_err()
+    if image.trashed_at.is_some()
+        && policy::allowed(who, Action::ImageWrite, &Object::Image(image.object())).is_err()
         && policy::allowed(who, Action::ImageDelete, &Object::Image(image.object())).is_err()
     {
         return Err(policy::missing(&Object::Image(image.object()).label()).into());
@@ -156,7 +153,7 @@ pub async fn image_find(tx: &mut Tx, who: &Caller, reference: &ImageRef, action:
 }
 
 /// The image with this id, if it is still there.
-pub async fn image_by_id(tx: &mut Tx, id: &Uuid) -> Result<Option<ImageRow>, DbError> {
+pub(crate) async fn image_by_id(tx: &mut Tx, id: &Uuid) -> Result<Option<ImageRow>, DbError> {
     let Some(row) = tx.row(sql(format!("{IMAGE_SELECT} WHERE image.id = $1")).bind(id)).await? else { return Ok(None) };
     let mut image = ImageRow::read(&row)?;
     readers_load(tx, std::slice::from_mut(&mut image)).await?;
@@ -165,13 +162,18 @@ pub async fn image_by_id(tx: &mut Tx, id: &Uuid) -> Result<Option<ImageRow>, DbE
 
 /// Holds the image's row until the transaction ends: whoever numbers versions, moves spaces or trashes comes one after the other. It is an
 /// update because that is the one way to say so that both databases have.
-pub async fn image_lock(tx: &mut Tx, id: &Uuid) -> Result<(), DbError> {
+pub(crate) async fn image_lock(tx: &mut Tx, id: &Uuid) -> Result<(), DbError> {
     tx.run(sql("UPDATE image SET revision = revision WHERE id = $1").bind(id)).await?;
     Ok(())
 }
 
 /// [`image_find`], locked first, so that what is read is what will be changed.
-pub async fn image_find_locked(tx: &mut Tx, who: &Caller, reference: &ImageRef, action: Action) -> Result<ImageRow, TxError> {
+pub(crate) async fn image_find_locked(
+    tx: &mut Tx,
+    who: &Caller,
+    reference: &ImageRef,
+    action: Action,
+) -> Result<ImageRow, TxError> {
     let owner = owner_name(who, &reference.owner)?;
     tx.run(
         sql("UPDATE image SET revision = revision WHERE slug = $1 AND account_id = (SELECT id FROM account WHERE name = $2)")
@@ -183,13 +185,13 @@ pub async fn image_find_locked(tx: &mut Tx, who: &Caller, reference: &ImageRef, 
 }
 
 /// Counts a change of the image.
-pub async fn image_touch(tx: &mut Tx, id: &Uuid) -> Result<(), DbError> {
+pub(crate) async fn image_touch(tx: &mut Tx, id: &Uuid) -> Result<(), DbError> {
     let now = tx.now();
     tx.run(sql("UPDATE image SET revision = revision + 1, updated_at = $1 WHERE id = $2").bind(now).bind(id)).await?;
     Ok(())
 }
 
-pub async fn readers_load(tx: &mut Tx, images: &mut [ImageRow]) -> Result<(), DbError> {
+pub(crate) async fn readers_load(tx: &mut Tx, images: &mut [ImageRow]) -> Result<(), DbError> {
     let places: HashMap<Uuid, usize> = images.iter().enumerate().map(|(place, image)| (image.id, place)).collect();
     let ids: Vec<Uuid> = images.iter().map(|image| image.id).collect();
     for (text, batch) in batches("SELECT image_id, account_id FROM image_reader WHERE image_id IN", &ids) {
@@ -220,8 +222,11 @@ async fn totals_of(tx: &mut Tx, ids: &[Uuid]) -> Result<HashMap<Uuid, Totals>, D
             placeholders(1, batch.len())
         );
         for row in tx.rows(sql(text).bind_all(batch)).await? {
-            let of_image =
-                Totals { latest: row.size_or_null("latest")?, count: row.size("count")?, new_bytes: row.size("new_bytes")? };
+            let of_image = Totals {
+                latest: row.size_or_null("latest")?,
+                count: row.size("count")?,
+                new_bytes: row.size("new_bytes")?,
+            };
             totals.insert(row.parsed("image_id")?, of_image);
         }
     }
@@ -229,12 +234,15 @@ async fn totals_of(tx: &mut Tx, ids: &[Uuid]) -> Result<HashMap<Uuid, Totals>, D
 }
 
 /// Channels by image, in order of their names.
-pub async fn channels_of(tx: &mut Tx, ids: &[Uuid]) -> Result<HashMap<Uuid, Vec<Channel>>, DbError> {
+pub(crate) async fn channels_of(tx: &mut Tx, ids: &[Uuid]) -> Result<HashMap<Uuid, Vec<Channel>>, DbError> {
     let mut channels: HashMap<Uuid, Vec<Channel>> = HashMap::new();
     for (text, batch) in batches("SELECT * FROM channel WHERE image_id IN", ids) {
         for row in tx.rows(sql(text + " ORDER BY image_id, name").bind_all(batch)).await? {
-            let channel =
-                Channel { name: row.parsed("name")?, version: row.size("number")?, updated_at: row.time("updated_at")? };
+            let channel = Channel {
+                name: row.parsed("name")?,
+                version: row.size("number")?,
+                updated_at: row.time("updated_at")?,
+            };
             channels.entry(row.parsed("image_id")?).or_default().push(channel);
         }
     }
@@ -242,13 +250,15 @@ pub async fn channels_of(tx: &mut Tx, ids: &[Uuid]) -> Result<HashMap<Uuid, Vec<
 }
 
 /// Images as the caller sees them. Who reads an image is told only to its owner and to admins.
-pub async fn images_to_wire(tx: &mut Tx, who: &Caller, rows: Vec<ImageRow>) -> Result<Vec<Image>, DbError> {
+pub(crate) async fn images_to_wire(tx: &mut Tx, who: &Caller, rows: Vec<ImageRow>) -> Result<Vec<Image>, DbError> {
     let ids: Vec<Uuid> = rows.iter().map(|image| image.id).collect();
     let totals = totals_of(tx, &ids).await?;
     let mut channels = channels_of(tx, &ids).await?;
     let readers: Vec<Uuid> = rows.iter().flat_map(|image| image.readers.iter().copied()).collect();
     let names = names_of(tx, &readers).await?;
-    let time = |ms| crate::db::time_of(ms).map_err(|error| DbError::Column { column: "time".to_owned(), detail: error.to_string() });
+    let time = |ms| {
+        crate::db::time_of(ms).map_err(|error| DbError::Column { column: "time".to_owned(), detail: error.to_string() })
+    };
     let bad = |column: &str| DbError::Column { column: column.to_owned(), detail: "is no name".to_owned() };
     let mut images = Vec::with_capacity(rows.len());
     for row in rows {
@@ -295,7 +305,7 @@ pub async fn images_to_wire(tx: &mut Tx, who: &Caller, rows: Vec<ImageRow>) -> R
 }
 
 /// One image as the caller sees it.
-pub async fn image_to_wire(tx: &mut Tx, who: &Caller, row: ImageRow) -> Result<Image, DbError> {
+pub(crate) async fn image_to_wire(tx: &mut Tx, who: &Caller, row: ImageRow) -> Result<Image, DbError> {
     let id = row.id;
     let image = images_to_wire(tx, who, vec![row]).await?.pop();
     image.ok_or_else(|| DbError::Column { column: "image".to_owned(), detail: format!("{id} is gone") })

@@ -8,7 +8,12 @@ use crate::rules::page::{limit_check, page_of};
 use slipway_api::{JournalEntry, Page, Problem};
 
 /// Lines after number `after`, oldest first; `next` is the number to go on after.
-pub async fn journal_list(core: &Core, who: &Caller, after: u64, limit: Option<u32>) -> Result<Page<JournalEntry>, Problem> {
+pub async fn journal_list(
+    core: &Core,
+    who: &Caller,
+    after: u64,
+    limit: Option<u32>,
+) -> Result<Page<JournalEntry>, Problem> {
     server_allowed(who, Action::JournalRead)?;
     let limit = limit_check(limit)?;
     let mut tx = core.db.read().await?;

@@ -2,6 +2,8 @@
 
 pub mod bootstrap;
 pub(crate) mod capability_key;
+#[cfg(test)]
+mod catalogue_test;
 pub mod channel;
 pub(crate) mod counts;
 pub mod finding;

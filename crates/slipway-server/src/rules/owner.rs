@@ -21,7 +21,8 @@ pub struct Owner {
 impl Owner {
     /// The space that only this account reads.
     pub fn space(&self) -> SpaceId {
-        SpaceId::new(&format!("u-{}", self.id.simple())).expect("'u-' and 32 hexadecimal digits are within a space id's alphabet")
+        SpaceId::new(&format!("u-{}", self.id.simple()))
+            .expect("'u-' and 32 hexadecimal digits are within a space id's alphabet")
     }
 }
 

@@ -14,7 +14,10 @@ const LIMIT_MAX: u32 = 1000;
 pub fn limit_check(limit: Option<u32>) -> Result<usize, Problem> {
     match limit.unwrap_or(LIMIT) {
         n @ 1..=LIMIT_MAX => Ok(n as usize),
-        n => Err(Problem::new(Code::InvalidRequest, format!("limit {n} is not between 1 and {LIMIT_MAX}")).field("limit")),
+        n => {
+            Err(Problem::new(Code::InvalidRequest, format!("limit {n} is not between 1 and {LIMIT_MAX}"))
+                .field("limit"))
+        }
     }
 }
 
@@ -27,7 +30,9 @@ pub fn cursor_encode(key: &[&str]) -> String {
 pub fn cursor_decode<const N: usize>(cursor: Option<&str>) -> Result<Option<[String; N]>, Problem> {
     let Some(cursor) = cursor else { return Ok(None) };
     let bad = || {
-        Problem::new(Code::InvalidRequest, "the cursor is not from this list").field("cursor").hint("pass 'next' of the page before, unchanged")
+        Problem::new(Code::InvalidRequest, "the cursor is not from this list")
+            .field("cursor")
+            .hint("pass 'next' of the page before, unchanged")
     };
     let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(bad)?;
     let parts: Vec<String> = text.split('\n').map(str::to_owned).collect();

@@ -30,7 +30,8 @@ pub struct Rehome {
 }
 
 fn fresh_space() -> SpaceId {
-    SpaceId::new(&format!("s-{}", Uuid::new_v4().simple())).expect("'s-' and 32 hexadecimal digits are within a space id's alphabet")
+    SpaceId::new(&format!("s-{}", Uuid::new_v4().simple()))
+        .expect("'s-' and 32 hexadecimal digits are within a space id's alphabet")
 }
 
 async fn accounts(tx: &mut Tx, image: &ImageRow, names: &[AccountName], field: &str) -> Result<Vec<Uuid>, TxError> {
@@ -112,7 +113,13 @@ async fn close(tx: &mut Tx, image: &mut ImageRow, private: bool, remove: &[Uuid]
 }
 
 /// Lets readers in: at once if there is nothing to move, else by a task.
-async fn open(tx: &mut Tx, who: &Caller, image: &mut ImageRow, public: bool, readers: Vec<Uuid>) -> Result<(), TxError> {
+async fn open(
+    tx: &mut Tx,
+    who: &Caller,
+    image: &mut ImageRow,
+    public: bool,
+    readers: Vec<Uuid>,
+) -> Result<(), TxError> {
     if !public && readers.is_empty() {
         return Ok(());
     }
@@ -124,7 +131,8 @@ async fn open(tx: &mut Tx, who: &Caller, image: &mut ImageRow, public: bool, rea
     if image.public || versions == 0 {
         return Ok(sharing_open(tx, &rehome, !image.public).await?);
     }
-    let input = serde_json::to_value(&rehome).map_err(|error| crate::db::DbError::Column { column: "input".to_owned(), detail: error.to_string() })?;
+    let input = serde_json::to_value(&rehome)
+        .map_err(|error| crate::db::DbError::Column { column: "input".to_owned(), detail: error.to_string() })?;
     let task = task_create(tx, who, TaskKind::Rehome, &image.reference(), &input).await?;
     tx.run(sql("UPDATE image SET share_task = $1 WHERE id = $2").bind(task.id).bind(image.id)).await?;
     Ok(())
@@ -133,7 +141,9 @@ async fn open(tx: &mut Tx, who: &Caller, image: &mut ImageRow, public: bool, rea
 /// Opens the door: from this transaction's commit on the readers may read.
 pub(crate) async fn sharing_open(tx: &mut Tx, rehome: &Rehome, moved: bool) -> Result<(), crate::db::DbError> {
     if moved {
-        let update = sql("UPDATE image SET spaces = $1 WHERE id = $2").bind(json!([rehome.space]).to_string()).bind(rehome.image);
+        let update = sql("UPDATE image SET spaces = $1 WHERE id = $2")
+            .bind(json!([rehome.space]).to_string())
+            .bind(rehome.image);
         tx.run(update).await?;
     }
     if rehome.public {

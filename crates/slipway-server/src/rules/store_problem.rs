@@ -11,11 +11,18 @@ pub fn store_problem(act: &str, error: StoreError) -> Problem {
             .hint("delete what is not needed, or ask an admin to prune");
     }
     let title = format!("{act}: {error}");
+    if error.is_away() {
+        tracing::error!(error = title, "store");
+        return Problem::new(Code::Unavailable, format!("{act}: the storage does not answer"))
+            .hint("try again when it is back; the server's log has the reason");
+    }
     match error {
         StoreError::Poisoned => Problem::new(Code::Unavailable, title).hint("the server must be started again"),
         StoreError::Source(source) | StoreError::Frames(source) => source_problem(act, source),
         StoreError::Format { .. } => Problem::new(Code::BadImage, title),
-        StoreError::ChunksMissing { .. } => Problem::new(Code::ChunksMissing, title).hint("ask `missing` again and send them"),
+        StoreError::ChunksMissing { .. } => {
+            Problem::new(Code::ChunksMissing, title).hint("ask `missing` again and send them")
+        }
         StoreError::SegmentsMissing { .. } => Problem::new(Code::SegmentsMissing, title).hint("send them"),
         StoreError::ChunksGone => Problem::new(Code::ChunksGone, title).hint("send them again"),
         StoreError::NotFound { .. } | StoreError::Damaged { .. } | StoreError::ChunkUnreadable { .. } => {

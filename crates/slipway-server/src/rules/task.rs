@@ -31,7 +31,13 @@ fn task_read(row: &Row) -> Result<Task, DbError> {
 }
 
 /// Queues a task in the transaction that needs it. What it came from is journalled by the rule.
-pub async fn task_create(tx: &mut Tx, who: &Caller, kind: TaskKind, object: &str, input: &Value) -> Result<Task, DbError> {
+pub async fn task_create(
+    tx: &mut Tx,
+    who: &Caller,
+    kind: TaskKind,
+    object: &str,
+    input: &Value,
+) -> Result<Task, DbError> {
     let insert = sql("INSERT INTO task (id, kind, state, step, bytes_done, lease_until, fence, attempt, cancelled, not_before, object, \
          input, account_id, created_by, revision, created_at) \
          VALUES ($1, $2, 'queued', '', 0, 0, 0, 0, 0, 0, $3, $4, $5, $6, 1, $7) RETURNING *")
@@ -100,7 +106,8 @@ pub async fn task_cancel(core: &Core, who: &Caller, id: &Uuid) -> Result<Task, P
             return Err(Problem::new(Code::Conflict, title).into());
         }
         // A queued one is cancelled by its worker too, so that there is one place that clears up after it.
-        tx.run(sql("UPDATE task SET cancelled = 1, not_before = 0, revision = revision + 1 WHERE id = $1").bind(id)).await?;
+        tx.run(sql("UPDATE task SET cancelled = 1, not_before = 0, revision = revision + 1 WHERE id = $1").bind(id))
+            .await?;
         tx.journal("task_cancel", id.to_string(), json!({ "kind": task.kind, "object": task.object }));
         tx.nudge(Nudge::Queued(task.kind));
         tx.nudge(Nudge::Task(*id));
@@ -109,7 +116,13 @@ pub async fn task_cancel(core: &Core, who: &Caller, id: &Uuid) -> Result<Task, P
     Ok(done?)
 }
 
-async fn care_request(core: &Core, who: &Caller, verb: &'static str, kind: TaskKind, input: Value) -> Result<Task, Problem> {
+async fn care_request(
+    core: &Core,
+    who: &Caller,
+    verb: &'static str,
+    kind: TaskKind,
+    input: Value,
+) -> Result<Task, Problem> {
     server_allowed(who, Action::StoreCare)?;
     let made: Result<Task, TxError> = tx!(&core.db, who, |tx| {
         if let Some(task) = idempotency_begin(tx, who).await? {
@@ -203,7 +216,9 @@ pub async fn task_claim(core: &Core, kind: TaskKind) -> Result<Option<Claimed>, 
              OR (state = 'running' AND lease_until < $2)) {alone} ORDER BY created_at, id LIMIT 1{}) RETURNING *",
             tx.db().dialect().claim_suffix()
         );
-        let Some(row) = tx.row(sql(text).bind(now + lease).bind(now).bind(word_of(&kind))).await? else { return Ok(None) };
+        let Some(row) = tx.row(sql(text).bind(now + lease).bind(now).bind(word_of(&kind))).await? else {
+            return Ok(None);
+        };
         let claimed = Claimed {
             id: row.parsed("id")?,
             kind,
@@ -233,8 +248,10 @@ pub async fn task_step(core: &Core, task: &Claimed, step: &str, done: u64, total
     let lease = ms(core.config.task_lease);
     let held: Result<Hold, TxError> = tx!(&core.db, &server, |tx| {
         let now = tx.now();
-        let update = sql("UPDATE task SET lease_until = $1, step = $2, bytes_done = $3, bytes_total = $4, revision = revision + 1 \
-             WHERE id = $5 AND fence = $6 AND state = 'running' RETURNING cancelled")
+        let update = sql(
+            "UPDATE task SET lease_until = $1, step = $2, bytes_done = $3, bytes_total = $4, revision = revision + 1 \
+             WHERE id = $5 AND fence = $6 AND state = 'running' RETURNING cancelled",
+        )
         .bind(now + lease)
         .bind(step)
         .bind(done)
@@ -255,7 +272,9 @@ pub async fn task_end(tx: &mut Tx, task: &Claimed, end: &TaskEnd) -> Result<bool
         TaskEnd::Done(result) => (TaskState::Done, None, Some(result.to_string()), 0, 0),
         TaskEnd::Failed(problem) => (TaskState::Failed, Some(json!(problem).to_string()), None, 0, 0),
         TaskEnd::Cancelled => (TaskState::Cancelled, None, None, 0, 0),
-        TaskEnd::Again(problem, wait) => (TaskState::Queued, Some(json!(problem).to_string()), None, now + ms(*wait), 0),
+        TaskEnd::Again(problem, wait) => {
+            (TaskState::Queued, Some(json!(problem).to_string()), None, now + ms(*wait), 0)
+        }
         TaskEnd::Released => (TaskState::Queued, None, None, 0, 1),
     };
     let update = sql("UPDATE task SET state = $1, error = $2, result = $3, not_before = $4, finished_at = $5, attempt = attempt - $6, \

@@ -12,7 +12,8 @@ const ASSOCIATED_MAX: usize = 64;
 
 /// A sign that would make a terminal or a page show something other than what is stored.
 fn is_treacherous(sign: char, lines: bool) -> bool {
-    let bidirectional = matches!(sign, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let bidirectional =
+        matches!(sign, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     bidirectional || (sign.is_control() && !(lines && matches!(sign, '\n' | '\t')))
 }
 
@@ -82,8 +83,9 @@ pub fn associated_check(references: Vec<String>, me: Option<&str>) -> Result<Vec
     references
         .into_iter()
         .map(|text| {
-            let mut image: ImageRef =
-                text.parse().map_err(|error| Problem::new(Code::InvalidName, format!("{error}")).field("associated"))?;
+            let mut image: ImageRef = text
+                .parse()
+                .map_err(|error| Problem::new(Code::InvalidName, format!("{error}")).field("associated"))?;
             if let ("me", Some(me)) = (image.owner.as_str(), me) {
                 image.owner = me.to_owned();
             }
@@ -119,7 +121,8 @@ mod tests {
 
     #[test]
     fn labels_and_references_are_bounded() {
-        let label = |key: &str, value: &str| labels_check(&BTreeMap::from([(key.to_owned(), value.to_owned())])).is_ok();
+        let label =
+            |key: &str, value: &str| labels_check(&BTreeMap::from([(key.to_owned(), value.to_owned())])).is_ok();
         assert!(label("os", "debian"));
         assert!(!label("", "x"));
         assert!(!label(&"k".repeat(64), "x"));

@@ -52,7 +52,9 @@ pub async fn version_restore(core: &Core, who: &Caller, reference: &ImageRef, nu
         let channels = image_channels(tx, &image.id).await?;
         let mut version = version_read(&row, &channels)?;
         if version.trashed_at.take().is_some() {
-            let update = sql("UPDATE version SET trashed_at = NULL WHERE image_id = $1 AND number = $2").bind(image.id).bind(number);
+            let update = sql("UPDATE version SET trashed_at = NULL WHERE image_id = $1 AND number = $2")
+                .bind(image.id)
+                .bind(number);
             tx.run(update).await?;
             image_touch(tx, &image.id).await?;
             tx.journal("version_restore", image.version_reference(number), json!({}));
@@ -69,7 +71,8 @@ async fn image_pin(tx: &mut Tx, image: &ImageRow) -> Result<Option<Problem>, DbE
         let hint = format!("`slipway image protect {} --off` takes the protection off", image.reference());
         return Ok(Some(pinned(&what, "it is protected", hint)));
     }
-    let protected = sql("SELECT number FROM version WHERE image_id = $1 AND protected = 1 ORDER BY number LIMIT 1").bind(image.id);
+    let protected =
+        sql("SELECT number FROM version WHERE image_id = $1 AND protected = 1 ORDER BY number LIMIT 1").bind(image.id);
     if let Some(row) = tx.row(protected).await? {
         let name = image.version_reference(row.size("number")?);
         let hint = format!("`slipway image protect {name} --off` takes the protection off");
@@ -84,7 +87,12 @@ async fn image_pin(tx: &mut Tx, image: &ImageRow) -> Result<Option<Problem>, DbE
 }
 
 /// Puts an image with all its versions into the trash.
-pub async fn image_trash(core: &Core, who: &Caller, reference: &ImageRef, if_match: Option<u64>) -> Result<(), Problem> {
+pub async fn image_trash(
+    core: &Core,
+    who: &Caller,
+    reference: &ImageRef,
+    if_match: Option<u64>,
+) -> Result<(), Problem> {
     let done: Result<(), TxError> = tx!(&core.db, who, |tx| {
         let image = image_find_locked(tx, who, reference, Action::ImageDelete).await?;
         image.trash_check()?;

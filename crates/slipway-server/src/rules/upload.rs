@@ -16,8 +16,8 @@ use std::str::FromStr;
 use uuid::Uuid;
 
 pub use crate::rules::upload_commit::{
-    COMMIT_CRASH_POINTS, CommitAnswer, CommitBegin, FillChecks, upload_commit, upload_commit_begin, upload_commit_chunks,
-    upload_commit_stream, upload_commit_undo, upload_fill,
+    COMMIT_CRASH_POINTS, CommitAnswer, CommitBegin, FillChecks, upload_commit, upload_commit_begin,
+    upload_commit_chunks, upload_commit_stream, upload_commit_undo, upload_fill,
 };
 
 /// An upload as it stands in the database.
@@ -159,7 +159,8 @@ pub(super) async fn upload_find(tx: &mut Tx, who: &Caller, id: &Uuid) -> Result<
 /// The answer of an upload whose image is deleted: it stays the same for ever for who made it.
 pub(super) async fn answer_left(tx: &mut Tx, who: &Caller, id: &Uuid) -> Result<Option<Committed>, DbError> {
     let Some(user) = &who.user else { return Ok(None) };
-    let query = sql("SELECT answer FROM upload WHERE id = $1 AND account_id = $2 AND image_id NOT IN (SELECT id FROM image)");
+    let query =
+        sql("SELECT answer FROM upload WHERE id = $1 AND account_id = $2 AND image_id NOT IN (SELECT id FROM image)");
     match tx.row(query.bind(id).bind(user.id)).await? {
         Some(row) => row.json_or_null("answer"),
         None => Ok(None),
@@ -181,6 +182,7 @@ pub(super) fn target_of(core: &Core, upload: &UploadRow, image: &ImageRow) -> Up
     }
 }
 
+/// Spaces in which a chunk of a new version may already lie: every reader of the image may read all of them. The first is where new ones go.
 pub(super) fn lookup_of(spaces: &[SpaceId]) -> Vec<SpaceId> {
     let public = crate::rules::image_row::public_space();
     let mut lookup = spaces.to_vec();
@@ -225,15 +227,18 @@ pub(super) async fn quota_check(tx: &mut Tx, core: &Core, image: &ImageRow, more
     if used.saturating_add(more) <= quota {
         return Ok(());
     }
-    let title = format!("the quota of {} is used up: {used} bytes are kept, {more} more are needed, {quota} are allowed", image.owner.name);
+    let title = format!(
+        "the quota of {} is used up: {used} bytes are kept, {more} more are needed, {quota} are allowed",
+        image.owner.name
+    );
     Err(Problem::new(Code::NoSpace, title).hint("delete versions that are not needed, or ask an admin for more").into())
 }
 
 /// Begins an upload into an image that exists.
 pub async fn upload_create(core: &Core, who: &Caller, new: UploadNew) -> Result<Upload, Problem> {
     new_check(core, &new)?;
-    let reference =
-        ImageRef::from_str(&new.image).map_err(|error| Problem::new(Code::InvalidName, format!("{error}")).field("image"))?;
+    let reference = ImageRef::from_str(&new.image)
+        .map_err(|error| Problem::new(Code::InvalidName, format!("{error}")).field("image"))?;
     let made: Result<Upload, TxError> = tx!(&core.db, who, |tx| {
         let image = image_find(tx, who, &reference, Action::ImageWrite).await?;
         image.trash_check()?;
@@ -253,7 +258,8 @@ pub async fn upload_create(core: &Core, who: &Caller, new: UploadNew) -> Result<
             },
         };
         let now = tx.now();
-        let open = sql("SELECT COUNT(*) AS open FROM upload WHERE account_id = $1 AND state = 'open' AND lease_until > $2");
+        let open =
+            sql("SELECT COUNT(*) AS open FROM upload WHERE account_id = $1 AND state = 'open' AND lease_until > $2");
         let open = tx.row_must(open.bind(account).bind(now)).await?.size("open")?;
         if open >= core.config.uploads_max {
             let title = format!("{open} uploads are open already; {} are allowed", core.config.uploads_max);
@@ -305,7 +311,9 @@ pub async fn upload_target(core: &Core, who: &Caller, id: &Uuid) -> Result<Uploa
     if upload.lease_until < now + lease - lease / 10 {
         let renewed: Result<u64, TxError> = tx!(&core.db, who, |tx| {
             let until = tx.now() + lease;
-            Ok(tx.run(sql("UPDATE upload SET lease_until = $1 WHERE id = $2 AND state = 'open'").bind(until).bind(id)).await?)
+            Ok(tx
+                .run(sql("UPDATE upload SET lease_until = $1 WHERE id = $2 AND state = 'open'").bind(until).bind(id))
+                .await?)
         });
         if renewed? == 0 {
             return Err(Problem::new(Code::Gone, format!("upload {id} has ended")).hint("begin another upload"));
@@ -320,11 +328,12 @@ pub async fn upload_offset_set(core: &Core, who: &Caller, id: &Uuid, from: u64, 
         let (mut upload, image) = upload_find(tx, who, id).await?;
         upload.open_check()?;
         let until = tx.now() + ms(core.config.upload_lease);
-        let update = sql("UPDATE upload SET received = $1, lease_until = $2 WHERE id = $3 AND state = 'open' AND received = $4")
-            .bind(to)
-            .bind(until)
-            .bind(id)
-            .bind(from);
+        let update =
+            sql("UPDATE upload SET received = $1, lease_until = $2 WHERE id = $3 AND state = 'open' AND received = $4")
+                .bind(to)
+                .bind(until)
+                .bind(id)
+                .bind(from);
         if tx.run(update).await? == 0 {
             return Err(offset_mismatch(&upload, from).into());
         }

@@ -28,6 +28,9 @@ pub const COMMIT_CRASH_POINTS: [&str; 4] = ["commit_begun", "commit_touched", "c
 /// How long a commit that nobody heard of is left alone before it may be asked for again.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(600);
 
+/// How long a second asker waits for a commit that is under way.
+const COMMIT_WAIT: Duration = Duration::from_secs(60);
+
 /// What the beginning of a commit came to.
 #[derive(Debug)]
 pub enum CommitBegin {
@@ -35,6 +38,8 @@ pub enum CommitBegin {
     Done(Box<Committed>),
     /// The commit is the caller's; it ends with [`upload_commit`] or [`upload_commit_undo`].
     Run(Box<UploadTarget>),
+    /// Somebody else is at it: most likely the same client, whose connection broke.
+    Busy(Box<Problem>),
 }
 
 /// What a commit of a streamed upload came to within the time given.
@@ -67,15 +72,22 @@ pub async fn upload_commit_begin(core: &Core, who: &Caller, id: &Uuid) -> Result
             return Ok(CommitBegin::Done(Box::new(answer)));
         }
         let now = tx.now();
-        let left_behind = upload.state == UploadState::Committing && upload.commit_until.is_none_or(|until| until < now);
-        if !left_behind {
-            upload.open_check()?;
+        let left_behind =
+            upload.state == UploadState::Committing && upload.commit_until.is_none_or(|until| until < now);
+        match (left_behind, upload.open_check()) {
+            (false, Err(problem)) if upload.state == UploadState::Committing => {
+                return Ok(CommitBegin::Busy(Box::new(problem)));
+            }
+            (false, Err(problem)) => return Err(problem.into()),
+            _ => {}
         }
         image.trash_check()?;
-        let update = sql("UPDATE upload SET state = 'committing', commit_until = $1, lease_until = $2, task_id = NULL WHERE id = $3")
-            .bind(now + ms(COMMIT_PATIENCE))
-            .bind(now + ms(core.config.upload_lease))
-            .bind(id);
+        let update = sql(
+            "UPDATE upload SET state = 'committing', commit_until = $1, lease_until = $2, task_id = NULL WHERE id = $3",
+        )
+        .bind(now + ms(COMMIT_PATIENCE))
+        .bind(now + ms(core.config.upload_lease))
+        .bind(id);
         tx.run(update).await?;
         Ok(CommitBegin::Run(Box::new(target_of(core, &upload, &image))))
     });
@@ -86,7 +98,9 @@ pub async fn upload_commit_begin(core: &Core, who: &Caller, id: &Uuid) -> Result
 pub async fn upload_commit_undo(core: &Core, id: &Uuid) -> Result<(), DbError> {
     let server = Caller::server();
     let done: Result<(), TxError> = tx!(&core.db, &server, |tx| {
-        let update = sql("UPDATE upload SET state = 'open', commit_until = NULL, task_id = NULL WHERE id = $1 AND state = 'committing'");
+        let update = sql(
+            "UPDATE upload SET state = 'open', commit_until = NULL, task_id = NULL WHERE id = $1 AND state = 'committing'",
+        );
         tx.run(update.bind(id)).await?;
         Ok(())
     });
@@ -115,11 +129,9 @@ pub async fn upload_commit(core: &Core, who: &Caller, id: &Uuid, prepared: &Prep
         prepared_check(core, &upload, &image, prepared)?;
         let made_by = owner_by_id(tx, &upload.account).await?.ok_or_else(|| gone(&upload))?.name;
         let answer = match newest_same(tx, &image, &upload, prepared).await? {
-            Some(version) => Committed {
-                outcome: Outcome::Unchanged,
-                reference: image.version_reference(version.number),
-                version,
-            },
+            Some(version) => {
+                Committed { outcome: Outcome::Unchanged, reference: image.version_reference(version.number), version }
+            }
             None => {
                 quota_check(tx, core, &image, prepared.new_bytes).await?;
                 version_insert(tx, &upload, &image, prepared, &made_by).await?
@@ -127,10 +139,11 @@ pub async fn upload_commit(core: &Core, who: &Caller, id: &Uuid, prepared: &Prep
         };
         let text = serde_json::to_string(&answer)
             .map_err(|error| DbError::Column { column: "answer".to_owned(), detail: error.to_string() })?;
-        let update = sql("UPDATE upload SET state = 'committed', commit_until = NULL, number = $1, answer = $2 WHERE id = $3")
-            .bind(answer.version.number)
-            .bind(text)
-            .bind(id);
+        let update =
+            sql("UPDATE upload SET state = 'committed', commit_until = NULL, number = $1, answer = $2 WHERE id = $3")
+                .bind(answer.version.number)
+                .bind(text)
+                .bind(id);
         tx.run(update).await?;
         tx.nudge(Nudge::Expiry);
         // The commit point is the end of this transaction: until then no reader can reach anything of it.
@@ -152,7 +165,8 @@ fn prepared_check(core: &Core, upload: &UploadRow, image: &ImageRow, prepared: &
         return Err(Problem::new(Code::SpaceChanged, title).hint("push again"));
     }
     if prepared.size > core.config.image_size_max {
-        let title = format!("an image of {} bytes is larger than the {} allowed", prepared.size, core.config.image_size_max);
+        let title =
+            format!("an image of {} bytes is larger than the {} allowed", prepared.size, core.config.image_size_max);
         return Err(Problem::new(Code::TooLarge, title));
     }
     if let Some(size) = upload.size.filter(|size| *size != prepared.size) {
@@ -160,7 +174,8 @@ fn prepared_check(core: &Core, upload: &UploadRow, image: &ImageRow, prepared: &
         return Err(Problem::new(Code::BadImage, title).field("size"));
     }
     if prepared.sector_size != upload.sector_size {
-        let title = format!("the manifest says sectors of {}, the upload of {}", prepared.sector_size, upload.sector_size);
+        let title =
+            format!("the manifest says sectors of {}, the upload of {}", prepared.sector_size, upload.sector_size);
         return Err(Problem::new(Code::BadImage, title).field("sector_size"));
     }
     match (upload.digest, prepared.digest) {
@@ -173,7 +188,12 @@ fn prepared_check(core: &Core, upload: &UploadRow, image: &ImageRow, prepared: &
 }
 
 /// The newest version, if it has the same root and no new one is insisted on.
-async fn newest_same(tx: &mut Tx, image: &ImageRow, upload: &UploadRow, prepared: &Prepared) -> Result<Option<Version>, DbError> {
+async fn newest_same(
+    tx: &mut Tx,
+    image: &ImageRow,
+    upload: &UploadRow,
+    prepared: &Prepared,
+) -> Result<Option<Version>, DbError> {
     if upload.make_new {
         return Ok(None);
     }
@@ -223,7 +243,10 @@ async fn version_insert(
     let content = Uuid::now_v7();
     // Equal roots mean equal bytes, so what is known of one content is known of the other.
     let known = tx
-        .row(sql("SELECT digest, sha256 FROM content WHERE root = $1 AND sha256 IS NOT NULL LIMIT 1").bind(prepared.root.to_string()))
+        .row(
+            sql("SELECT digest, sha256 FROM content WHERE root = $1 AND sha256 IS NOT NULL LIMIT 1")
+                .bind(prepared.root.to_string()),
+        )
         .await?;
     let (known_digest, sha256) = match known {
         Some(row) => (row.parsed_or_null::<Digest>("digest")?, row.text_or_null("sha256")?),
@@ -236,8 +259,10 @@ async fn version_insert(
         let title = format!("the image has digest {found}, not {claimed}");
         return Err(Problem::new(Code::DigestMismatch, title).field("digest").into());
     }
-    let insert = sql("INSERT INTO content (id, root, spaces, size, sector_size, source_format, data_bytes, stored_bytes, new_bytes, \
-         digest, sha256, claimed_digest, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)")
+    let insert = sql(
+        "INSERT INTO content (id, root, spaces, size, sector_size, source_format, data_bytes, stored_bytes, new_bytes, \
+         digest, sha256, claimed_digest, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+    )
     .bind(content)
     .bind(prepared.root.to_string())
     .bind(json!(lookup_of(&upload.spaces)).to_string())
@@ -252,15 +277,16 @@ async fn version_insert(
     .bind(upload.digest.filter(|_| digest.is_none()).map(|digest| digest.to_string()))
     .bind(now);
     tx.run(insert).await?;
-    let insert = sql("INSERT INTO version (image_id, number, content_id, parent, message, protected, created_at, created_by) \
+    let insert =
+        sql("INSERT INTO version (image_id, number, content_id, parent, message, protected, created_at, created_by) \
          VALUES ($1, $2, $3, $4, $5, 0, $6, $7)")
-    .bind(image.id)
-    .bind(number)
-    .bind(content)
-    .bind(upload.parent)
-    .bind(&upload.message)
-    .bind(now)
-    .bind(made_by);
+        .bind(image.id)
+        .bind(number)
+        .bind(content)
+        .bind(upload.parent)
+        .bind(&upload.message)
+        .bind(now)
+        .bind(made_by);
     tx.run(insert).await?;
     let update = sql("UPDATE image SET next_number = $1, updated_at = $2, revision = revision + 1 WHERE id = $3")
         .bind(number + 1)
@@ -270,33 +296,56 @@ async fn version_insert(
     if digest.is_none() || sha256.is_none() {
         task_create(tx, &Caller::server(), TaskKind::Digest, &reference, &json!({ "content": content })).await?;
     }
-    let detail = json!({ "root": prepared.root, "size": prepared.size, "new_bytes": prepared.new_bytes, "upload": upload.id });
+    let detail =
+        json!({ "root": prepared.root, "size": prepared.size, "new_bytes": prepared.new_bytes, "upload": upload.id });
     tx.journal("version_commit", &reference, detail);
     let text = format!("{VERSION_SELECT} WHERE version.image_id = $1 AND version.number = $2");
     let row = tx.row_must(sql(text).bind(image.id).bind(number)).await?;
     Ok(Committed { outcome: Outcome::Created, reference, version: version_read(&row, &[])? })
 }
 
-/// Commits an upload of chunks with its manifest.
-pub async fn upload_commit_chunks(core: &Arc<Core>, who: &Caller, id: &Uuid, manifest: Vec<u8>) -> Result<Committed, Problem> {
-    let target = match upload_commit_begin(core, who, id).await? {
-        CommitBegin::Done(answer) => return Ok(*answer),
-        CommitBegin::Run(target) => target,
-    };
-    let result = match target.format {
-        UploadFormat::Chunks => chunks_commit(core, who, &target, manifest).await,
-        UploadFormat::Raw | UploadFormat::Gzip | UploadFormat::Xz | UploadFormat::Zstd => {
-            Err(Problem::new(Code::InvalidRequest, format!("upload {id} is filled by PATCH; its commit has no manifest")))
+/// Commits an upload of chunks with its manifest. It runs to its end even if the waiting is given up; who asks again meanwhile waits for the
+/// same answer.
+pub async fn upload_commit_chunks(
+    core: &Arc<Core>,
+    who: &Caller,
+    id: &Uuid,
+    manifest: Vec<u8>,
+) -> Result<Committed, Problem> {
+    let deadline = tokio::time::Instant::now() + COMMIT_WAIT;
+    let target = loop {
+        match upload_commit_begin(core, who, id).await? {
+            CommitBegin::Done(answer) => return Ok(*answer),
+            CommitBegin::Run(target) => break target,
+            CommitBegin::Busy(problem) if tokio::time::Instant::now() >= deadline => return Err(*problem),
+            CommitBegin::Busy(_) => tokio::time::sleep(Duration::from_millis(250)).await,
         }
     };
-    if result.is_err() {
-        upload_commit_undo(core, id).await?;
-    }
-    result
+    let (core, who) = (core.clone(), who.clone());
+    let work = tokio::spawn(async move {
+        let result = match target.format {
+            UploadFormat::Chunks => chunks_commit(&core, &who, &target, manifest).await,
+            UploadFormat::Raw | UploadFormat::Gzip | UploadFormat::Xz | UploadFormat::Zstd => {
+                let title = format!("upload {} is filled by PATCH; its commit has no manifest", target.id);
+                Err(Problem::new(Code::InvalidRequest, title))
+            }
+        };
+        if result.is_err() {
+            upload_commit_undo(&core, &target.id).await?;
+        }
+        result
+    });
+    work.await.map_err(|_| Problem::new(Code::Internal, "the server lost a thread of work"))?
 }
 
-async fn chunks_commit(core: &Arc<Core>, who: &Caller, target: &UploadTarget, manifest: Vec<u8>) -> Result<Committed, Problem> {
-    let spec = PrepareSpec { space: target.space.clone(), lookup: target.lookup.clone(), upload: target.upload.clone() };
+async fn chunks_commit(
+    core: &Arc<Core>,
+    who: &Caller,
+    target: &UploadTarget,
+    manifest: Vec<u8>,
+) -> Result<Committed, Problem> {
+    let spec =
+        PrepareSpec { space: target.space.clone(), lookup: target.lookup.clone(), upload: target.upload.clone() };
     let store = core.store.clone();
     let ledger = core.ledger();
     let prepared = blocking(move || store.content_prepare(&spec, &manifest, &ledger)).await?;
@@ -313,7 +362,12 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 }
 
 /// Commits an upload that came by `PATCH`: a task cuts it, and this waits for it for so long.
-pub async fn upload_commit_stream(core: &Arc<Core>, who: &Caller, id: &Uuid, wait: Duration) -> Result<CommitAnswer, Problem> {
+pub async fn upload_commit_stream(
+    core: &Arc<Core>,
+    who: &Caller,
+    id: &Uuid,
+    wait: Duration,
+) -> Result<CommitAnswer, Problem> {
     let mut nudges = core.nudges();
     let task: Result<Result<Uuid, Box<Committed>>, TxError> = tx!(&core.db, who, |tx| {
         tx.run(sql("UPDATE upload SET received = received WHERE id = $1").bind(id)).await?;
@@ -334,10 +388,12 @@ pub async fn upload_commit_stream(core: &Arc<Core>, who: &Caller, id: &Uuid, wai
             return Err(Problem::new(Code::InvalidRequest, title).into());
         }
         let task = task_create(tx, who, TaskKind::Import, &image.reference(), &json!({ "upload": id })).await?;
-        let update = sql("UPDATE upload SET state = 'committing', commit_until = NULL, task_id = $1, lease_until = $2 WHERE id = $3")
-            .bind(task.id)
-            .bind(tx.now() + ms(core.config.upload_lease))
-            .bind(id);
+        let update = sql(
+            "UPDATE upload SET state = 'committing', commit_until = NULL, task_id = $1, lease_until = $2 WHERE id = $3",
+        )
+        .bind(task.id)
+        .bind(tx.now() + ms(core.config.upload_lease))
+        .bind(id);
         tx.run(update).await?;
         tx.journal("upload_import", image.reference(), json!({ "upload": id, "task": task.id }));
         Ok(Ok(task.id))
@@ -351,12 +407,14 @@ pub async fn upload_commit_stream(core: &Arc<Core>, who: &Caller, id: &Uuid, wai
         let row = task_get(core, &Caller::server(), &task).await?;
         match (row.state.is_final(), row.result.clone(), row.error.clone()) {
             (true, Some(result), _) => {
-                let answer = serde_json::from_value(result).map_err(|_| Problem::new(Code::Internal, "the import's answer cannot be read"))?;
+                let answer = serde_json::from_value(result)
+                    .map_err(|_| Problem::new(Code::Internal, "the import's answer cannot be read"))?;
                 return Ok(CommitAnswer::Committed(answer));
             }
             (true, None, Some(problem)) => return Err(problem),
             (true, None, None) => {
-                return Err(Problem::new(Code::Conflict, format!("the import of upload {id} was cancelled")).hint("commit again"));
+                return Err(Problem::new(Code::Conflict, format!("the import of upload {id} was cancelled"))
+                    .hint("commit again"));
             }
             (false, _, _) => {}
         }
@@ -425,6 +483,7 @@ async fn fill(
     let target = match upload_commit_begin(core, who, id).await? {
         CommitBegin::Done(answer) => return Ok(*answer),
         CommitBegin::Run(target) => target,
+        CommitBegin::Busy(problem) => return Err(*problem),
     };
     let act = format!("storing {}", target.image);
     let (store, ledger, cap) = (core.store.clone(), core.ledger(), core.config.image_size_max);
@@ -438,7 +497,8 @@ async fn fill(
     let ingested = blocking(move || {
         let (wrap, source) = wrap_find(wrap, source)?;
         let mut image = Stream(slipway_format::unwrap(wrap, source, cap));
-        let prepared = store.ingest(&spec, &mut image, &ledger, &mut |_| {}).map_err(|error| store_problem(&act, error))?;
+        let prepared =
+            store.ingest(&spec, &mut image, &ledger, &mut |_| {}).map_err(|error| store_problem(&act, error))?;
         Ok::<_, Problem>((wrap, prepared))
     });
     let (wrap, mut prepared) = ingested.await??;
@@ -449,7 +509,8 @@ async fn fill(
     if let Some(digest) = checks.digest {
         if prepared.digest.is_none() {
             let spaces = target.lookup.clone();
-            prepared.digest = Some(crate::workers::digest::digest_compute(core, spaces, prepared.root, || false).await?.0);
+            prepared.digest =
+                Some(crate::workers::digest::digest_compute(core, spaces, prepared.root, || false).await?.0);
         }
         if let Some(found) = prepared.digest.filter(|found| *found != digest) {
             let title = format!("the image has digest {found}, not {digest}");
@@ -481,7 +542,8 @@ async fn format_note(core: &Core, id: &Uuid, wrap: Wrap) -> Result<(), Problem> 
     };
     let server = Caller::server();
     let done: Result<u64, TxError> = tx!(&core.db, &server, |tx| {
-        let update = sql("UPDATE upload SET source_format = $1 WHERE id = $2 AND source_format IS NULL").bind(format).bind(id);
+        let update =
+            sql("UPDATE upload SET source_format = $1 WHERE id = $2 AND source_format IS NULL").bind(format).bind(id);
         Ok(tx.run(update).await?)
     });
     done?;

@@ -53,7 +53,11 @@ pub fn version_read(row: &Row, channels: &[Channel]) -> Result<Version, DbError>
         created_at: row.time("created_at")?,
         created_by: row.parsed("created_by")?,
         protected: row.flag("protected")?,
-        channels: channels.iter().filter(|channel| channel.version == number).map(|channel| channel.name.to_string()).collect(),
+        channels: channels
+            .iter()
+            .filter(|channel| channel.version == number)
+            .map(|channel| channel.name.to_string())
+            .collect(),
         trashed_at: row.time_or_null("trashed_at")?,
     })
 }
@@ -99,7 +103,12 @@ pub(super) async fn number_find(tx: &mut Tx, image: &ImageRow, pick: &VersionPic
 }
 
 /// The row of the version that is meant.
-pub(super) async fn version_find(tx: &mut Tx, image: &ImageRow, pick: &VersionPick, trash: bool) -> Result<Row, TxError> {
+pub(super) async fn version_find(
+    tx: &mut Tx,
+    image: &ImageRow,
+    pick: &VersionPick,
+    trash: bool,
+) -> Result<Row, TxError> {
     let number = number_find(tx, image, pick).await?;
     let text = format!("{VERSION_SELECT} WHERE version.image_id = $1 AND version.number = $2");
     let row = tx.row(sql(text).bind(image.id).bind(number)).await?;
@@ -114,7 +123,12 @@ pub(super) async fn version_find(tx: &mut Tx, image: &ImageRow, pick: &VersionPi
 }
 
 /// One version.
-pub async fn version_get(core: &Core, who: &Caller, reference: &ImageRef, pick: &VersionPick) -> Result<Version, Problem> {
+pub async fn version_get(
+    core: &Core,
+    who: &Caller,
+    reference: &ImageRef,
+    pick: &VersionPick,
+) -> Result<Version, Problem> {
     Ok(version_content(core, who, reference, pick).await?.version)
 }
 
@@ -141,7 +155,12 @@ pub async fn version_content(
 }
 
 /// The versions of an image, newest first.
-pub async fn version_list(core: &Core, who: &Caller, reference: &ImageRef, query: &PageQuery) -> Result<Page<Version>, Problem> {
+pub async fn version_list(
+    core: &Core,
+    who: &Caller,
+    reference: &ImageRef,
+    query: &PageQuery,
+) -> Result<Page<Version>, Problem> {
     let limit = limit_check(query.limit)?;
     let before = match cursor_decode::<1>(query.cursor.as_deref())? {
         None => i64::MAX,

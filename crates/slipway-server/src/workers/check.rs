@@ -44,8 +44,9 @@ impl TaskWork for Check {
 
     fn run<'a>(&'a self, core: &'a Arc<Core>, running: &'a Running) -> BoxFuture<'a, Result<Value, Halt>> {
         Box::pin(async move {
-            let request: CheckRequest = serde_json::from_value(running.task.input.clone())
-                .map_err(|error| Halt::Failed(Problem::new(Code::Internal, format!("reading the request of a check: {error}"))))?;
+            let request: CheckRequest = serde_json::from_value(running.task.input.clone()).map_err(|error| {
+                Halt::Failed(Problem::new(Code::Internal, format!("reading the request of a check: {error}")))
+            })?;
             let result = check(core, running, &request).await?;
             serde_json::to_value(result).map_err(|error| Halt::Failed(Problem::new(Code::Internal, error.to_string())))
         })
@@ -63,7 +64,10 @@ async fn check(core: &Arc<Core>, running: &Running, request: &CheckRequest) -> R
     for finding in &report.findings {
         let versions = match finding.kind {
             FindingKind::BrokenContent => by_root.get(&finding.name).map_or(&[][..], Vec::as_slice),
-            FindingKind::MissingBlob | FindingKind::DamagedBlob | FindingKind::Unreadable | FindingKind::UnknownBlob => &[],
+            FindingKind::MissingBlob
+            | FindingKind::DamagedBlob
+            | FindingKind::Unreadable
+            | FindingKind::UnknownBlob => &[],
         };
         hurt.extend(versions);
         let kind = match (&finding.repaired, finding.kind) {
@@ -76,7 +80,12 @@ async fn check(core: &Arc<Core>, running: &Running, request: &CheckRequest) -> R
             Some(repaired) => format!("{}; {repaired}", finding.detail),
             None => finding.detail.clone(),
         };
-        findings.push(Finding { kind: kind.to_owned(), object: finding.name.clone(), detail, versions: versions.to_vec() });
+        findings.push(Finding {
+            kind: kind.to_owned(),
+            object: finding.name.clone(),
+            detail,
+            versions: versions.to_vec(),
+        });
     }
     findings.truncate(FINDINGS_MAX);
     let all: usize = by_root.values().map(Vec::len).sum();

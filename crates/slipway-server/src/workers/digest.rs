@@ -53,8 +53,9 @@ impl TaskWork for Digesting {
 
     fn run<'a>(&'a self, core: &'a Arc<Core>, running: &'a Running) -> BoxFuture<'a, Result<Value, Halt>> {
         Box::pin(async move {
-            let input: Input = serde_json::from_value(running.task.input.clone())
-                .map_err(|error| Halt::Failed(Problem::new(Code::Internal, format!("reading the request of a digest: {error}"))))?;
+            let input: Input = serde_json::from_value(running.task.input.clone()).map_err(|error| {
+                Halt::Failed(Problem::new(Code::Internal, format!("reading the request of a digest: {error}")))
+            })?;
             let row = {
                 let mut tx = core.db.read().await?;
                 tx.row(sql("SELECT root, spaces FROM content WHERE id = $1").bind(input.content)).await?
@@ -63,16 +64,22 @@ impl TaskWork for Digesting {
             let Some(row) = row else { return Ok(json!({})) };
             let watch = running.clone();
             let (digest, sha256) =
-                digest_compute(core, row.json("spaces")?, row.parsed("root")?, move || watch.is_stopped()).await.map_err(|problem| {
-                    if running.is_stopped() { Halt::Stopped } else { problem.into() }
-                })?;
+                digest_compute(core, row.json("spaces")?, row.parsed("root")?, move || watch.is_stopped())
+                    .await
+                    .map_err(|problem| if running.is_stopped() { Halt::Stopped } else { problem.into() })?;
             digest_keep(core, running, &input.content, &digest, &sha256).await?;
             Ok(json!({ "digest": digest, "sha256": sha256 }))
         })
     }
 }
 
-async fn digest_keep(core: &Core, running: &Running, content: &Uuid, digest: &Digest, sha256: &str) -> Result<(), TxError> {
+async fn digest_keep(
+    core: &Core,
+    running: &Running,
+    content: &Uuid,
+    digest: &Digest,
+    sha256: &str,
+) -> Result<(), TxError> {
     let server = Caller::server();
     tx!(&core.db, &server, |tx| {
         let claimed = tx.row(sql("SELECT claimed_digest FROM content WHERE id = $1").bind(content)).await?;

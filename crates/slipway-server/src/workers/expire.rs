@@ -122,14 +122,19 @@ async fn image_expire(tx: &mut Tx, core: &Core, image: &ImageRow) -> Result<Vec<
     let whole = image.trashed_at.is_some_and(|since| since <= before);
     let due: Vec<Due> = versions_due(tx, core).await?.into_iter().filter(|due| due.image == image.id).collect();
     for version in &due {
-        tx.run(sql("DELETE FROM version WHERE image_id = $1 AND number = $2").bind(image.id).bind(version.number)).await?;
+        tx.run(sql("DELETE FROM version WHERE image_id = $1 AND number = $2").bind(image.id).bind(version.number))
+            .await?;
         tx.run(sql("DELETE FROM content WHERE id = $1").bind(version.content)).await?;
         tx.journal("version_expire", version.reference.clone(), json!({ "content": version.content }));
     }
     if whole {
         tx.run(sql("DELETE FROM channel WHERE image_id = $1").bind(image.id)).await?;
         tx.run(sql("DELETE FROM image_reader WHERE image_id = $1").bind(image.id)).await?;
-        tx.run(sql("UPDATE upload SET state = 'ended' WHERE image_id = $1 AND state IN ('open', 'committing')").bind(image.id)).await?;
+        tx.run(
+            sql("UPDATE upload SET state = 'ended' WHERE image_id = $1 AND state IN ('open', 'committing')")
+                .bind(image.id),
+        )
+        .await?;
         tx.run(sql("DELETE FROM image WHERE id = $1").bind(image.id)).await?;
         tx.journal("image_expire", image.reference(), json!({ "id": image.id }));
     } else if !due.is_empty() {
@@ -153,7 +158,8 @@ async fn rows_expire(core: &Core, who: &Caller) -> Result<(), TxError> {
         }
         tx.run(sql("DELETE FROM token WHERE expires_at < $1").bind(now - ms(TOKENS_KEEP))).await?;
         tx.run(sql("DELETE FROM setup_code WHERE expires_at < $1").bind(now)).await?;
-        tx.run(sql("DELETE FROM idempotency WHERE created_at < $1").bind(now - ms(core.config.idempotency_keep))).await?;
+        tx.run(sql("DELETE FROM idempotency WHERE created_at < $1").bind(now - ms(core.config.idempotency_keep)))
+            .await?;
         tx.run(sql("DELETE FROM task WHERE finished_at < $1").bind(now - ms(TASKS_KEEP))).await?;
         Ok(())
     })
@@ -166,7 +172,8 @@ async fn prune_ask(core: &Core, who: &Caller) -> Result<(), TxError> {
         let since = tx.now() - ms(every);
         // The first is due one period after the first journal line, not at the first start.
         let old = tx.row(sql("SELECT number FROM journal WHERE at < $1 LIMIT 1").bind(since)).await?.is_some();
-        let recent = sql("SELECT id FROM task WHERE kind = 'prune' AND created_at >= $1 AND input NOT LIKE '%true%' LIMIT 1");
+        let recent =
+            sql("SELECT id FROM task WHERE kind = 'prune' AND created_at >= $1 AND input NOT LIKE '%true%' LIMIT 1");
         if old && tx.row(recent.bind(since)).await?.is_none() {
             task_create(tx, who, TaskKind::Prune, "store", &json!({ "dry_run": false })).await?;
             tx.journal("prune_request", "store", json!({ "dry_run": false }));

@@ -73,7 +73,8 @@ impl TaskWork for Import {
                     upload_commit(core, &who, &id, &prepared).await?
                 }
             };
-            serde_json::to_value(committed).map_err(|error| Halt::Failed(Problem::new(Code::Internal, error.to_string())))
+            serde_json::to_value(committed)
+                .map_err(|error| Halt::Failed(Problem::new(Code::Internal, error.to_string())))
         })
     }
 
@@ -108,7 +109,9 @@ async fn cut(core: &Arc<Core>, running: &Running, target: UploadTarget) -> Resul
     let cut = blocking(move || {
         let act = format!("storing {}", target.image);
         let file = File::open(&target.spool).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Halt::Failed(Problem::new(Code::BadImage, format!("{act}: nothing was uploaded"))),
+            io::ErrorKind::NotFound => {
+                Halt::Failed(Problem::new(Code::BadImage, format!("{act}: nothing was uploaded")))
+            }
             _ => halt(&act, StoreError::Source(error)),
         })?;
         let wrap = match target.format {

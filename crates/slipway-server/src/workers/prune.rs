@@ -3,9 +3,9 @@
 use crate::core::{Caller, Core, Nudge, ms};
 use crate::db::DbError;
 use crate::rules::upload_commit::blocking;
+use crate::workers::Worker;
 use crate::workers::expire::{versions_due, versions_expire};
 use crate::workers::run::{Halt, Running, Stop, TaskWork, halt, task_pass};
-use crate::workers::Worker;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 use slipway_api::{Code, Problem, PruneRequest, PruneResult, TaskKind};
@@ -41,8 +41,9 @@ impl TaskWork for Prune {
 
     fn run<'a>(&'a self, core: &'a Arc<Core>, running: &'a Running) -> BoxFuture<'a, Result<Value, Halt>> {
         Box::pin(async move {
-            let request: PruneRequest = serde_json::from_value(running.task.input.clone())
-                .map_err(|error| Halt::Failed(Problem::new(Code::Internal, format!("reading the request of a prune: {error}"))))?;
+            let request: PruneRequest = serde_json::from_value(running.task.input.clone()).map_err(|error| {
+                Halt::Failed(Problem::new(Code::Internal, format!("reading the request of a prune: {error}")))
+            })?;
             let result = prune(core, running, request.dry_run).await?;
             serde_json::to_value(result).map_err(|error| Halt::Failed(Problem::new(Code::Internal, error.to_string())))
         })
@@ -71,11 +72,17 @@ async fn prune(core: &Arc<Core>, running: &Running, dry_run: bool) -> Result<Pru
             staged_grace_ms: ms(config.staged_grace),
             rewrite_below: config.rewrite_below,
         };
-        let plan = store.prune_plan(&spec, &ledger, &mut |at| reports.report(at)).map_err(|error| halt("planning a prune", error))?;
+        let plan = store
+            .prune_plan(&spec, &ledger, &mut |at| reports.report(at))
+            .map_err(|error| halt("planning a prune", error))?;
         reports.go_on()?;
         let done = match dry_run {
             true => None,
-            false => Some(store.prune_run(&plan, &ledger, &mut |at| reports.report(at)).map_err(|error| halt("pruning", error))?),
+            false => Some(
+                store
+                    .prune_run(&plan, &ledger, &mut |at| reports.report(at))
+                    .map_err(|error| halt("pruning", error))?,
+            ),
         };
         Ok::<_, Halt>((plan, done))
     });
@@ -91,14 +98,23 @@ fn result_of(plan: &PrunePlan, done: Option<&PruneDone>) -> PruneResult {
     let packs = |kind: &BlobKind| *kind == BlobKind::Pack;
     let packs_deleted = plan.delete.iter().filter(|blob| packs(&blob.kind)).count() as u64;
     let mut lines: Vec<String> = plan.to_string().lines().map(str::to_owned).collect();
-    lines.extend(plan.delete.iter().map(|blob| format!("delete {} {} of {}, {} bytes", blob.kind, blob.id, blob.space, blob.len)));
-    lines.extend(plan.doom.iter().map(|blob| format!("doom {} {} of {}, {} bytes", blob.kind, blob.id, blob.space, blob.len)));
+    lines.extend(
+        plan.delete
+            .iter()
+            .map(|blob| format!("delete {} {} of {}, {} bytes", blob.kind, blob.id, blob.space, blob.len)),
+    );
+    lines.extend(
+        plan.doom.iter().map(|blob| format!("doom {} {} of {}, {} bytes", blob.kind, blob.id, blob.space, blob.len)),
+    );
     lines.extend(plan.rewrite.iter().map(|pack| {
         format!("rewrite pack {} of {}, {} of {} bytes live", pack.id, pack.space, pack.live_bytes, pack.len)
     }));
     lines.extend(plan.revive.iter().map(|blob| format!("revive {} {} of {}", blob.kind, blob.id, blob.space)));
     if let Some(done) = done.filter(|done| done.kept + done.left > 0) {
-        lines.push(format!("{} kept because they were used meanwhile, {} left for the next prune", done.kept, done.left));
+        lines.push(format!(
+            "{} kept because they were used meanwhile, {} left for the next prune",
+            done.kept, done.left
+        ));
     }
     PruneResult {
         dry_run: done.is_none(),

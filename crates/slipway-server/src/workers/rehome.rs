@@ -81,7 +81,8 @@ impl TaskWork for Rehoming {
         Box::pin(async move {
             let server = Caller::server();
             let done: Result<(), TxError> = tx!(&core.db, &server, |tx| {
-                let update = sql("UPDATE image SET share_task = NULL, revision = revision + 1 WHERE share_task = $1").bind(task.id);
+                let update = sql("UPDATE image SET share_task = NULL, revision = revision + 1 WHERE share_task = $1")
+                    .bind(task.id);
                 if tx.run(update).await? > 0 {
                     tx.journal("sharing_give_up", task.object.clone(), json!({ "task": task.id }));
                 }
@@ -122,10 +123,16 @@ fn lookup_after(rehome: &Rehome) -> Vec<SpaceId> {
     spaces
 }
 
-async fn content_move(core: &Arc<Core>, running: &Running, rehome: &Rehome, content: &Content) -> Result<Prepared, Halt> {
+async fn content_move(
+    core: &Arc<Core>,
+    running: &Running,
+    rehome: &Rehome,
+    content: &Content,
+) -> Result<Prepared, Halt> {
     let (store, ledger, reports) = (core.store.clone(), core.ledger(), running.clone());
     // The task's id stands as the upload of the copies, so that prune leaves them alone while the task lives.
-    let to = PrepareSpec { space: rehome.space.clone(), lookup: lookup_after(rehome), upload: running.task.id.to_string() };
+    let to =
+        PrepareSpec { space: rehome.space.clone(), lookup: lookup_after(rehome), upload: running.task.id.to_string() };
     let (from, root) = (content.spaces.clone(), content.root);
     let act = format!("moving a content of {}", running.task.object);
     let copied = blocking(move || store.content_copy(&from, &root, &to, &ledger, &mut |at| reports.report(at)));
@@ -159,7 +166,11 @@ async fn doors_open(
             return Err(Problem::new(Code::Gone, format!("image {} is deleted", running.task.object)).into());
         };
         if image.share_task != Some(running.task.id) {
-            return Err(Problem::new(Code::Conflict, format!("the sharing of {} is not this task's", image.reference())).into());
+            return Err(Problem::new(
+                Code::Conflict,
+                format!("the sharing of {} is not this task's", image.reference()),
+            )
+            .into());
         }
         if contents.iter().any(|content| !copied.contains_key(&content.id)) {
             return Ok(Opened::MoreContents);
@@ -180,7 +191,11 @@ async fn doors_open(
             tx.run(update).await?;
         }
         sharing_open(tx, rehome, true).await?;
-        tx.journal("sharing_open", image.reference(), json!({ "space": rehome.space, "public": rehome.public, "readers": rehome.readers }));
+        tx.journal(
+            "sharing_open",
+            image.reference(),
+            json!({ "space": rehome.space, "public": rehome.public, "readers": rehome.readers }),
+        );
         let end = TaskEnd::Done(json!({ "contents": contents.len() }));
         if !task_end(tx, &running.task, &end).await? {
             return Err(Problem::new(Code::Conflict, "another worker has this task").into());

@@ -225,48 +225,52 @@ pub(crate) async fn task_pass(core: &Arc<Core>, work: &dyn TaskWork, stop: &Stop
     Ok(!stop.is_asked())
 }
 
-/// Runs the work while its lease is renewed beside it.
+/// Runs the work while its lease is renewed beside it. Both are polled side by side, never one within the other: the work may hold the one
+/// connection of SQLite that writes while the renewal waits for it.
 async fn work_watched(core: &Arc<Core>, work: &dyn TaskWork, running: &Running, stop: &Stop) -> TaskEnd {
-    let mut cancelled = false;
-    let mut released = false;
-    let mut written = Progressed::default();
-    let mut renewed = Instant::now();
-    let mut job = work.run(core, running);
-    let mut tick = tokio::time::interval(REPORT_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let result = loop {
-        tokio::select! {
-            result = &mut job => break result,
-            () = stop.asked(), if !released => {
-                released = true;
-                running.stopped.store(true, Ordering::Relaxed);
-            }
-            _ = tick.tick() => {
-                let at = running.at();
-                let moved = (&at.step, at.done, at.total) != (&written.step, written.done, written.total);
-                if !moved && renewed.elapsed() < core.config.task_lease / 4 {
-                    continue;
-                }
-                match task_step(core, &running.task, &at.step, at.done, at.total).await {
-                    Ok(Hold::Kept) => renewed = Instant::now(),
-                    Ok(Hold::Cancelled) => {
-                        renewed = Instant::now();
-                        cancelled = true;
-                        running.stopped.store(true, Ordering::Relaxed);
-                    }
-                    Ok(Hold::Lost) => running.stopped.store(true, Ordering::Relaxed),
-                    Err(error) => tracing::warn!(task = %running.task.id, %error, "renewing a task's lease"),
-                }
-                written = at;
-            }
-        }
+    let cancelled = AtomicBool::new(false);
+    let result = tokio::select! {
+        result = work.run(core, running) => result,
+        () = lease_keep(core, running, &cancelled) => Err(Halt::Stopped),
+        () = async {
+            stop.asked().await;
+            running.stopped.store(true, Ordering::Relaxed);
+            std::future::pending().await
+        } => Err(Halt::Stopped),
     };
     match result {
         Ok(result) => TaskEnd::Done(result),
-        Err(Halt::Stopped) if cancelled => TaskEnd::Cancelled,
+        Err(Halt::Stopped) if cancelled.load(Ordering::Relaxed) => TaskEnd::Cancelled,
         Err(Halt::Stopped) => TaskEnd::Released,
         Err(Halt::Failed(problem)) => TaskEnd::Failed(problem),
         Err(Halt::Again(problem)) if running.task.attempt >= core.config.task_attempts => TaskEnd::Failed(problem),
         Err(Halt::Again(problem)) => TaskEnd::Again(problem, RETRY_AFTER),
+    }
+}
+
+/// Writes how far the work is and renews the lease, for ever. Tells the work to stop when the task is cancelled or another worker has it.
+async fn lease_keep(core: &Core, running: &Running, cancelled: &AtomicBool) {
+    let mut written = Progressed::default();
+    let mut renewed = Instant::now();
+    let mut tick = tokio::time::interval(REPORT_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let at = running.at();
+        let moved = (&at.step, at.done, at.total) != (&written.step, written.done, written.total);
+        if !moved && renewed.elapsed() < core.config.task_lease / 4 {
+            continue;
+        }
+        match task_step(core, &running.task, &at.step, at.done, at.total).await {
+            Ok(Hold::Kept) => renewed = Instant::now(),
+            Ok(Hold::Cancelled) => {
+                renewed = Instant::now();
+                cancelled.store(true, Ordering::Relaxed);
+                running.stopped.store(true, Ordering::Relaxed);
+            }
+            Ok(Hold::Lost) => running.stopped.store(true, Ordering::Relaxed),
+            Err(error) => tracing::warn!(task = %running.task.id, %error, "renewing a task's lease"),
+        }
+        written = at;
     }
 }
