@@ -22,13 +22,13 @@ pub struct Caps {
 impl Default for Caps {
     fn default() -> Self {
         Self {
-            index: 1 << 20,
+            index: 600_000,
             moves: 150_000,
             held: 16 << 20,
             needs: 100_000,
             gap: 64 << 10,
-            range: 2 << 20,
-            range_raw: 6 << 20,
+            range: 3 << 19,
+            range_raw: 4 << 20,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Reading a target along the extents of an image: one thread reads, one looks.
 
 use crate::{RemoteContent, TransferError};
-use slipway_chunk::{ChunkId, Extent, SEGMENT_LEN, Segment, is_zero};
+use slipway_chunk::{ChunkId, Extent, FRAME_RAW_MAX, SEGMENT_LEN, Segment, is_zero};
 use slipway_disk::{DiskError, Target, Writing};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
@@ -10,6 +10,9 @@ use tokio::task::JoinHandle;
 
 /// The most bytes of one read.
 const SPAN_LEN: u64 = 2 << 20;
+/// Holes are looked at in parts of this length: no longer than the longest chunk, and all that is read back because something in it was
+/// written.
+const HOLE_PART_LEN: usize = 256 << 10;
 
 /// A piece of the image: a chunk, or a part of a hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +47,9 @@ pub(crate) fn looks(index: usize, segment: &Segment) -> impl Iterator<Item = Loo
             Extent::Hole { .. } => None,
             Extent::Chunk { id, .. } => Some(*id),
         };
-        (start..end).step_by(SPAN_LEN as usize).map(move |at| {
-            let len = (end - at).min(SPAN_LEN) as u32;
+        let part = if chunk.is_some() { FRAME_RAW_MAX } else { HOLE_PART_LEN };
+        (start..end).step_by(part).map(move |at| {
+            let len = (end - at).min(part as u64) as u32;
             Look { segment: index, extent, at, len, chunk }
         })
     })

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 /// A body of frames is sent when it has so many bytes. One body becomes one pack on the server, so it should not be small; with
 /// two in flight and one being filled this is most of a push's memory.
-const BODY_LEN: usize = 24 << 20;
+const BODY_LEN: usize = 16 << 20;
 const BODIES_IN_FLIGHT: usize = 2;
 /// Segments are sent when their encodings have so many bytes together.
 const SEGMENTS_LEN: usize = 4 << 20;
