@@ -14,6 +14,8 @@ pub(crate) mod exit {
     pub(crate) const NOT_FOUND: u8 = 3;
     /// No token, or no right.
     pub(crate) const AUTH: u8 = 4;
+    /// Something else is there already, or came first.
+    pub(crate) const CONFLICT: u8 = 5;
     /// No space left.
     pub(crate) const SPACE: u8 = 6;
     /// Bytes are not what they should be.
@@ -248,22 +250,36 @@ impl From<TransferError> for Failure {
     }
 }
 
-/// An error and its sources, each said once.
+/// An error and its sources on one line, each said once.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = one_line(&error.to_string());
+    let mut last = text.clone();
     let mut source = error.source();
     while let Some(inner) = source {
-        let said = inner.to_string();
-        if !text.contains(&said) {
+        let said = match inner.downcast_ref::<std::io::Error>() {
+            Some(io) => reason(io),
+            None => one_line(&inner.to_string()),
+        };
+        // Some errors repeat their outer one, others are repeated by it.
+        let more = said.strip_prefix(&last).unwrap_or(&said).trim_start_matches(": ");
+        if !text.to_lowercase().contains(&more.to_lowercase()) {
             text.push_str(": ");
-            text.push_str(&match inner.downcast_ref::<std::io::Error>() {
-                Some(io) => reason(io),
-                None => said,
-            });
+            text.push_str(more);
         }
+        last = said;
         source = inner.source();
     }
     numberless(&text)
+}
+
+/// The first and the last line of a text: what lies between them in the errors of parsers is a drawing.
+fn one_line(text: &str) -> String {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match (lines.next(), lines.next_back()) {
+        (Some(first), Some(last)) => format!("{first}: {last}"),
+        (Some(only), None) => only.to_owned(),
+        (None, _) => String::new(),
+    }
 }
 
 /// Takes Rust's `(os error N)` out, wherever it is: the words before it say the same.
@@ -278,7 +294,7 @@ fn numberless(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Failure, exit, numberless};
+    use super::{Failure, chain, exit, numberless};
     use slipway_api::{Code, Problem};
     use slipway_transfer::TransferError;
     use std::io::{Error, ErrorKind};
@@ -287,6 +303,37 @@ mod tests {
     fn numbers_of_errors_are_left_out() {
         assert_eq!(numberless("a: refused (os error 111) (http://x)"), "a: refused (http://x)");
         assert_eq!(numberless("plain (really)"), "plain (really)");
+    }
+
+    #[derive(Debug)]
+    struct Nested(&'static str, Option<Box<Nested>>);
+
+    impl std::fmt::Display for Nested {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Nested {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            self.1.as_deref().map(|inner| inner as &dyn std::error::Error)
+        }
+    }
+
+    #[test]
+    fn each_cause_is_said_once() {
+        for (texts, shown) in [
+            (&["opening a", "no such file"][..], "opening a: no such file"),
+            (&["opening a: no such file", "no such file"], "opening a: no such file"),
+            (&["opening a", "opening a: timed out", "timed out"], "opening a: timed out"),
+            (
+                &["reading c", "TOML error at line 1\n  |\n1 | x\nunknown field\n"],
+                "reading c: TOML error at line 1: unknown field",
+            ),
+        ] {
+            let nested = texts.iter().rev().fold(None, |inner, text| Some(Box::new(Nested(text, inner)))).unwrap();
+            assert_eq!(chain(&*nested), shown);
+        }
     }
 
     #[test]

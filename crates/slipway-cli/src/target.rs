@@ -46,11 +46,10 @@ pub(crate) fn confirm(cx: &Context, target: &mut Target, image: &str, yes: bool)
             true => Ok(()),
             false => Err(Failure::new(exit::INTERRUPTED, format!("{path} was left as it is"))),
         },
-        (false, TargetKind::Device) => Err(Failure::usage(format!(
-            "{path} would be overwritten ({}), and nobody can be asked here",
-            lines.join("; ")
-        ))
-        .next("look at the device, then add --yes")),
+        (false, TargetKind::Device) => {
+            Err(Failure::usage(format!("{path} would be overwritten, and nobody can be asked here"))
+                .next("look at the device, then add --yes"))
+        }
         (false, TargetKind::File) => Ok(()),
     }
 }

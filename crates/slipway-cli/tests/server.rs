@@ -20,7 +20,11 @@ fn a_stopped_server_has_lost_nothing() {
 
     let data = house.place.path("data");
     let second = house.place.run(&["serve", "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0"], &[], b"");
-    assert!(second.code != 0 && second.err.contains("next: "), "{second:?}");
+    let second = second.expect(5);
+    assert!(second.err.contains("in use by process") && second.err.contains("next: "), "{second:?}");
+    let address = house.url.trim_start_matches("http://");
+    let taken = house.place.run(&["serve", "--data", "other", "--listen", address], &[], b"").expect(5);
+    assert!(taken.err.contains("already in use") && !taken.err.contains("os error"), "{taken:?}");
 
     let kept = Place::new();
     std::fs::create_dir(kept.path("data")).unwrap();

@@ -1,7 +1,7 @@
 //! `slipway serve`: the server.
 
 use crate::context::Context;
-use crate::failure::{Failure, exit};
+use crate::failure::{Failure, chain, exit};
 use crate::log::{LogFormat, init_server};
 use slipway_server::{ExitReason, ServeOptions, ServeSettings, Setting, serve_options_merge, serve_settings_read};
 use std::net::SocketAddr;
@@ -67,10 +67,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let (options, _) = options_decide(settings(args), config.as_deref())?;
     init_server(cx, log_format);
     let data = options.data.display().to_string();
-    let ended = slipway_server::serve(options, stop_asked()).await.map_err(|why| {
-        Failure::new(exit::FAILED, format!("{why:#}"))
-            .next("'slipway config show --server --origin' says where each setting comes from")
-    })?;
+    let ended = slipway_server::serve(options, stop_asked()).await.map_err(|why| start_failure(&*why))?;
     match ended {
         ExitReason::Asked => Ok(()),
         ExitReason::Poisoned => Err(Failure::new(
@@ -81,13 +78,37 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     }
 }
 
+/// Why the server did not start, or could not go on.
+fn start_failure(why: &(dyn std::error::Error + 'static)) -> Failure {
+    let mut causes = std::iter::successors(Some(why), |error| error.source());
+    let io = causes.find_map(|error| error.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    let what = chain(why);
+    let (exit, next) = match io {
+        Some(std::io::ErrorKind::AddrInUse) => {
+            (exit::CONFLICT, "choose another port with --listen, or 0 for a free one")
+        }
+        Some(std::io::ErrorKind::NotFound) => (exit::NOT_FOUND, SETTINGS_HINT),
+        Some(std::io::ErrorKind::PermissionDenied) => {
+            (exit::AUTH, "run it as the user whose folder that is, or change its rights")
+        }
+        Some(std::io::ErrorKind::StorageFull) => (exit::SPACE, "make room there, then start it again"),
+        _ if what.contains("in use by process") => {
+            (exit::CONFLICT, "stop that server first, or choose another folder with --data")
+        }
+        _ => (exit::FAILED, SETTINGS_HINT),
+    };
+    Failure::new(exit, what).next(next)
+}
+
+const SETTINGS_HINT: &str = "'slipway config show --server --origin' says where each setting comes from";
+
 /// All settings of the server and where each came from.
 pub(crate) fn options_decide(
     flags: ServeSettings,
     config: Option<&Path>,
 ) -> Result<(ServeOptions, Vec<Setting>), Failure> {
-    let wrong = |why: &dyn std::fmt::Display| {
-        Failure::usage(format!("{why:#}")).next("'slipway serve --help' shows the settings")
+    let wrong = |why: &(dyn std::error::Error + 'static)| {
+        Failure::usage(chain(why)).next("'slipway serve --help' shows the settings")
     };
     let file = match config {
         None => ServeSettings::default(),
@@ -95,12 +116,12 @@ pub(crate) fn options_decide(
             if let Err(why) = std::fs::metadata(path) {
                 return Err(Failure::io("reading the configuration", path, &why));
             }
-            serve_settings_read(path).map_err(|why| wrong(&why))?
+            serve_settings_read(path).map_err(|why| wrong(&*why))?
         }
     };
     let env = |name: &str| std::env::var(name).ok();
-    let (options, lines) = serve_options_merge(&flags, &env, &file).map_err(|why| wrong(&why))?;
-    options.check().map_err(|why| wrong(&why))?;
+    let (options, lines) = serve_options_merge(&flags, &env, &file).map_err(|why| wrong(&*why))?;
+    options.check().map_err(|why| wrong(&*why))?;
     Ok((options, lines))
 }
 
