@@ -27,7 +27,7 @@ const NEVER: &[(&str, &[&str])] = &[
     ("slipway-chunk", &["tokio", "reqwest", "hyper", "sqlx", "jiff", "rustix"]),
     ("slipway-format", &["tokio", "reqwest", "hyper", "sqlx"]),
     ("slipway-api", &["sqlx", "axum", "object_store"]),
-    ("slipway-store", &["sqlx", "axum", "reqwest"]),
+    ("slipway-store", &["sqlx", "axum"]),
     ("slipway-disk", &["tokio", "reqwest", "hyper", "sqlx"]),
     ("slipway-transfer", &["sqlx", "axum", "object_store", "clap", "indicatif"]),
     ("slipway-agent", &["sqlx", "axum", "object_store"]),
