@@ -57,14 +57,16 @@ impl Drop for Line {
 /// An answer's body that counts what goes out and then lets the line be written.
 pub(crate) struct Logged {
     body: Body,
+    len: Option<u64>,
     line: Line,
 }
 
 impl Logged {
-    pub(crate) fn new(body: Body, mut line: Line) -> Self {
+    /// `len` is what `Content-Length` announces: nobody asks a body for more once so many bytes went out.
+    pub(crate) fn new(body: Body, len: Option<u64>, mut line: Line) -> Self {
         // Until the body says that it ended, it counts as cut.
         line.cut = !body.is_end_stream();
-        Self { body, line }
+        Self { body, len, line }
     }
 }
 
@@ -77,7 +79,7 @@ impl HttpBody for Logged {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 self.line.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
-                if self.body.is_end_stream() {
+                if self.body.is_end_stream() || self.len.is_some_and(|len| self.line.sent >= len) {
                     self.line.cut = false;
                 }
             }

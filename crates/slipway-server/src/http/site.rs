@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderName, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
@@ -134,7 +134,8 @@ impl Answer for Site {
             header_set(&mut response, CACHE_CONTROL, "no-store");
         }
         line.status = response.status().as_u16();
-        response.map(|body| Body::new(Logged::new(body, line)))
+        let len = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        response.map(|body| Body::new(Logged::new(body, len, line)))
     }
 }
 
