@@ -129,6 +129,8 @@ pub struct CoreConfig {
     pub quota_bytes: Option<u64>,
     /// Uploads that one account may have open.
     pub uploads_max: u64,
+    /// Bytes of the data directory's disk that no upload is begun into.
+    pub reserve_bytes: u64,
     /// Raw size of an image at most.
     pub image_size_max: u64,
     /// How long the answers to creations are kept.
@@ -152,6 +154,7 @@ impl CoreConfig {
             prune_every: Some(DAY),
             quota_bytes: None,
             uploads_max: 64,
+            reserve_bytes: 64 << 20,
             image_size_max: slipway_chunk::IMAGE_SIZE_MAX,
             idempotency_keep: 7 * DAY,
         }

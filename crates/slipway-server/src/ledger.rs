@@ -228,7 +228,7 @@ impl Ledger for SqlLedger {
             let open = tx
                 .rows(
                     sql("SELECT id FROM upload WHERE (state = 'open' AND lease_until > $1) \
-                         OR (state = 'committing' AND (lease_until > $1 OR commit_until > $1)) \
+                         OR state = 'committing' \
                          UNION SELECT id FROM task WHERE kind = 'rehome' AND state IN ('queued', 'running')")
                     .bind(now),
                 )

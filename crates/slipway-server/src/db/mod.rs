@@ -21,6 +21,7 @@ pub use tx::{End, Tx};
 use crate::core::{Caller, Nudge};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{AnyPool, Executor};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -70,6 +71,7 @@ impl Db {
         let (dialect, writer, reader, lock) = match url {
             DbUrl::Sqlite(path) => {
                 let lock = DirLock::take(path)?;
+                private_file(path)?;
                 let writer = sqlite_pool(path, 1, false).await?;
                 migrate(&writer).await?;
                 let reader = sqlite_pool(path, 4, true).await?;
@@ -121,6 +123,12 @@ impl Db {
         self.0.reader.close().await;
         self.0.writer.close().await;
     }
+}
+
+/// Makes the file for its owner alone, for it holds hashes of passwords; SQLite gives the files beside it the same mode.
+fn private_file(path: &Path) -> Result<(), DbError> {
+    let made = std::fs::File::options().write(true).create(true).truncate(false).mode(0o600).open(path);
+    made.map(drop).map_err(|source| DbError::Lock { path: path.display().to_string(), source })
 }
 
 async fn migrate(pool: &AnyPool) -> Result<(), DbError> {

@@ -24,5 +24,6 @@ pub mod token;
 pub mod trash;
 pub mod upload;
 pub(crate) mod upload_commit;
+pub(crate) mod upload_fill;
 pub mod user;
 pub mod version;

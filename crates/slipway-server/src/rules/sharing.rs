@@ -97,7 +97,7 @@ async fn close(tx: &mut Tx, image: &mut ImageRow, private: bool, remove: &[Uuid]
     for id in remove {
         tx.run(sql("DELETE FROM image_reader WHERE image_id = $1 AND account_id = $2").bind(image.id).bind(id)).await?;
     }
-    let fewer = (was_public && !image.public) || (!image.public && image.readers.len() < before);
+    let fewer = !image.public && (was_public || image.readers.len() < before);
     if fewer {
         // Who is left reads the old spaces too, so chunks may still be looked up there; new ones must not lie where the others read.
         let space = if image.readers.is_empty() { image.owner.space() } else { fresh_space() };

@@ -18,7 +18,7 @@ fn is_treacherous(sign: char, lines: bool) -> bool {
 }
 
 /// Checks a free text of at most `max` characters; `lines` allows line ends and tabs.
-pub fn text_check(field: &str, text: &str, max: usize, lines: bool) -> Result<(), Problem> {
+pub(crate) fn text_check(field: &str, text: &str, max: usize, lines: bool) -> Result<(), Problem> {
     if let Some(sign) = text.chars().find(|sign| is_treacherous(*sign, lines)) {
         let title = format!("{field} has the character {}, which is not allowed", sign.escape_unicode());
         return Err(Problem::new(Code::InvalidRequest, title).field(field));
@@ -33,7 +33,7 @@ pub fn text_check(field: &str, text: &str, max: usize, lines: bool) -> Result<()
 }
 
 /// Checks a title: one line, not empty.
-pub fn title_check(text: &str) -> Result<(), Problem> {
+pub(crate) fn title_check(text: &str) -> Result<(), Problem> {
     if text.trim().is_empty() {
         return Err(Problem::new(Code::InvalidRequest, "title is empty").field("title"));
     }
@@ -41,17 +41,17 @@ pub fn title_check(text: &str) -> Result<(), Problem> {
 }
 
 /// Checks a description.
-pub fn description_check(text: &str) -> Result<(), Problem> {
+pub(crate) fn description_check(text: &str) -> Result<(), Problem> {
     text_check("description", text, DESCRIPTION_MAX, true)
 }
 
 /// Checks the message of a version.
-pub fn message_check(text: &str) -> Result<(), Problem> {
+pub(crate) fn message_check(text: &str) -> Result<(), Problem> {
     text_check("message", text, 2000, true)
 }
 
 /// Checks the compression wished for downloads.
-pub fn compression_check(text: &str) -> Result<(), Problem> {
+pub(crate) fn compression_check(text: &str) -> Result<(), Problem> {
     match text {
         "none" | "gzip" | "zstd" => Ok(()),
         _ => Err(Problem::new(Code::InvalidRequest, "compression is none of none, gzip and zstd").field("compression")),
@@ -59,7 +59,7 @@ pub fn compression_check(text: &str) -> Result<(), Problem> {
 }
 
 /// Checks labels: at most 64, keys of 1 to 63 and values of up to 255 characters.
-pub fn labels_check(labels: &BTreeMap<String, String>) -> Result<(), Problem> {
+pub(crate) fn labels_check(labels: &BTreeMap<String, String>) -> Result<(), Problem> {
     if labels.len() > LABELS_MAX {
         let title = format!("{} labels were given; at most {LABELS_MAX} are allowed", labels.len());
         return Err(Problem::new(Code::InvalidRequest, title).field("labels"));
@@ -75,7 +75,7 @@ pub fn labels_check(labels: &BTreeMap<String, String>) -> Result<(), Problem> {
 }
 
 /// Checks references of images; they need not exist. `me` becomes the caller, so that the meaning is fixed.
-pub fn associated_check(references: Vec<String>, me: Option<&str>) -> Result<Vec<String>, Problem> {
+pub(crate) fn associated_check(references: Vec<String>, me: Option<&str>) -> Result<Vec<String>, Problem> {
     if references.len() > ASSOCIATED_MAX {
         let title = format!("{} associated images were given; at most {ASSOCIATED_MAX} are allowed", references.len());
         return Err(Problem::new(Code::InvalidRequest, title).field("associated"));

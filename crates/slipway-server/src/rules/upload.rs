@@ -16,8 +16,10 @@ use std::str::FromStr;
 use uuid::Uuid;
 
 pub use crate::rules::upload_commit::{
-    COMMIT_CRASH_POINTS, CommitAnswer, CommitBegin, FillChecks, upload_commit, upload_commit_begin,
-    upload_commit_chunks, upload_commit_stream, upload_commit_undo, upload_fill,
+    COMMIT_CRASH_POINTS, CommitBegin, upload_commit, upload_commit_begin, upload_commit_undo,
+};
+pub use crate::rules::upload_fill::{
+    CommitAnswer, FillChecks, upload_commit_chunks, upload_commit_stream, upload_fill,
 };
 
 /// An upload as it stands in the database.
@@ -234,6 +236,17 @@ pub(super) async fn quota_check(tx: &mut Tx, core: &Core, image: &ImageRow, more
     Err(Problem::new(Code::NoSpace, title).hint("delete versions that are not needed, or ask an admin for more").into())
 }
 
+/// Keeps some space free, so that deleting and pruning still have room to work in.
+fn reserve_check(core: &Core) -> Result<(), Problem> {
+    let Ok(disk) = rustix::fs::statvfs(&core.config.data_dir) else { return Ok(()) };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free >= core.config.reserve_bytes {
+        return Ok(());
+    }
+    let title = format!("the server has {free} bytes free and keeps {} for deleting", core.config.reserve_bytes);
+    Err(Problem::new(Code::NoSpace, title).hint("delete what is not needed, or ask an admin to prune"))
+}
+
 /// Begins an upload into an image that exists.
 pub async fn upload_create(core: &Core, who: &Caller, new: UploadNew) -> Result<Upload, Problem> {
     new_check(core, &new)?;
@@ -266,6 +279,7 @@ pub async fn upload_create(core: &Core, who: &Caller, new: UploadNew) -> Result<
             return Err(Problem::new(Code::SlowDown, title).hint("commit or delete some").into());
         }
         quota_check(tx, core, &image, 0).await?;
+        reserve_check(core)?;
         let insert = sql("INSERT INTO upload (id, image_id, account_id, format, state, received, parent, size, sector_size, message, \
              make_new, source_format, digest, spaces, lease_until, created_at) \
              VALUES ($1, $2, $3, $4, 'open', 0, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING *")

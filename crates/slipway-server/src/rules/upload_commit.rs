@@ -1,24 +1,18 @@
-//! An upload becomes a version: the commit, and the three ways that lead to it.
+//! An upload becomes a version: the commit, in one transaction.
 
-use crate::core::{Caller, CallerUser, Core, Nudge, ms};
+use crate::core::{Caller, Core, Nudge, ms};
 use crate::db::{DbError, Tx, TxError, placeholders, sql, tx};
 use crate::ledger::BATCH;
 use crate::rules::image_row::{ImageRow, image_by_id, image_lock};
 use crate::rules::owner::owner_by_id;
 use crate::rules::store_problem::store_problem;
-use crate::rules::task::{task_create, task_get};
-use crate::rules::upload::{
-    UploadRow, UploadTarget, answer_left, lookup_of, quota_check, target_of, upload_create, upload_end, upload_find,
-};
+use crate::rules::task::task_create;
+use crate::rules::upload::{UploadRow, UploadTarget, answer_left, lookup_of, quota_check, target_of, upload_find};
 use crate::rules::version::{VERSION_SELECT, image_channels, version_read};
-use crate::scope::Scopes;
 use serde_json::json;
-use slipway_api::{Code, Committed, Outcome, Problem, Task, TaskKind, UploadFormat, UploadNew, UploadState, Version};
-use slipway_chunk::{ChunkerParams, Digest, Root, Stream};
-use slipway_format::Wrap;
-use slipway_store::{BlobId, IngestSpec, PrepareSpec, Prepared, crash_point};
-use std::io::Read;
-use std::sync::Arc;
+use slipway_api::{Code, Committed, Outcome, Problem, TaskKind, UploadState, Version};
+use slipway_chunk::{Digest, Root};
+use slipway_store::{BlobId, Prepared, crash_point};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -27,9 +21,6 @@ pub const COMMIT_CRASH_POINTS: [&str; 4] = ["commit_begun", "commit_touched", "c
 
 /// How long a commit that nobody heard of is left alone before it may be asked for again.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(600);
-
-/// How long a second asker waits for a commit that is under way.
-const COMMIT_WAIT: Duration = Duration::from_secs(60);
 
 /// What the beginning of a commit came to.
 #[derive(Debug)]
@@ -40,24 +31,6 @@ pub enum CommitBegin {
     Run(Box<UploadTarget>),
     /// Somebody else is at it: most likely the same client, whose connection broke.
     Busy(Box<Problem>),
-}
-
-/// What a commit of a streamed upload came to within the time given.
-#[derive(Debug)]
-pub enum CommitAnswer {
-    /// It is a version.
-    Committed(Box<Committed>),
-    /// It is still being cut; commit again to ask.
-    Running(Box<Task>),
-}
-
-/// What the raw image must be, as the sender says.
-#[derive(Clone, Debug, Default)]
-pub struct FillChecks {
-    /// The root.
-    pub root: Option<Root>,
-    /// The BLAKE3 of the raw image.
-    pub digest: Option<Digest>,
 }
 
 /// Takes the commit of an upload: from now on it takes no bytes.
@@ -112,6 +85,8 @@ pub async fn upload_commit_undo(core: &Core, id: &Uuid) -> Result<(), DbError> {
 
 /// Makes the version, in one transaction. Asked again, it gives the same answer for ever.
 pub async fn upload_commit(core: &Core, who: &Caller, id: &Uuid, prepared: &Prepared) -> Result<Committed, Problem> {
+    // After a failed fsync nobody knows what the disk holds of this upload.
+    core.store.poison_check().map_err(|error| store_problem(&format!("committing upload {id}"), error))?;
     crash_point("commit_begun");
     let done: Result<Committed, TxError> = tx!(&core.db, who, |tx| {
         tx.run(sql("UPDATE upload SET received = received WHERE id = $1").bind(id)).await?;
@@ -302,271 +277,4 @@ async fn version_insert(
     let text = format!("{VERSION_SELECT} WHERE version.image_id = $1 AND version.number = $2");
     let row = tx.row_must(sql(text).bind(image.id).bind(number)).await?;
     Ok(Committed { outcome: Outcome::Created, reference, version: version_read(&row, &[])? })
-}
-
-/// Commits an upload of chunks with its manifest. It runs to its end even if the waiting is given up; who asks again meanwhile waits for the
-/// same answer.
-pub async fn upload_commit_chunks(
-    core: &Arc<Core>,
-    who: &Caller,
-    id: &Uuid,
-    manifest: Vec<u8>,
-) -> Result<Committed, Problem> {
-    let deadline = tokio::time::Instant::now() + COMMIT_WAIT;
-    let target = loop {
-        match upload_commit_begin(core, who, id).await? {
-            CommitBegin::Done(answer) => return Ok(*answer),
-            CommitBegin::Run(target) => break target,
-            CommitBegin::Busy(problem) if tokio::time::Instant::now() >= deadline => return Err(*problem),
-            CommitBegin::Busy(_) => tokio::time::sleep(Duration::from_millis(250)).await,
-        }
-    };
-    let (core, who) = (core.clone(), who.clone());
-    let work = tokio::spawn(async move {
-        let result = match target.format {
-            UploadFormat::Chunks => chunks_commit(&core, &who, &target, manifest).await,
-            UploadFormat::Raw | UploadFormat::Gzip | UploadFormat::Xz | UploadFormat::Zstd => {
-                let title = format!("upload {} is filled by PATCH; its commit has no manifest", target.id);
-                Err(Problem::new(Code::InvalidRequest, title))
-            }
-        };
-        if result.is_err() {
-            upload_commit_undo(&core, &target.id).await?;
-        }
-        result
-    });
-    work.await.map_err(|_| Problem::new(Code::Internal, "the server lost a thread of work"))?
-}
-
-async fn chunks_commit(
-    core: &Arc<Core>,
-    who: &Caller,
-    target: &UploadTarget,
-    manifest: Vec<u8>,
-) -> Result<Committed, Problem> {
-    let spec =
-        PrepareSpec { space: target.space.clone(), lookup: target.lookup.clone(), upload: target.upload.clone() };
-    let store = core.store.clone();
-    let ledger = core.ledger();
-    let prepared = blocking(move || store.content_prepare(&spec, &manifest, &ledger)).await?;
-    let prepared = prepared.map_err(|error| store_problem(&format!("committing to {}", target.image), error))?;
-    upload_commit(core, who, &target.id, &prepared).await
-}
-
-/// Runs work that blocks on a thread where it may. A panic in it becomes a problem.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
-        tracing::error!(%error, "a blocking call ended badly");
-        Problem::new(Code::Internal, "the server lost a thread of work")
-    })
-}
-
-/// Commits an upload that came by `PATCH`: a task cuts it, and this waits for it for so long.
-pub async fn upload_commit_stream(
-    core: &Arc<Core>,
-    who: &Caller,
-    id: &Uuid,
-    wait: Duration,
-) -> Result<CommitAnswer, Problem> {
-    let mut nudges = core.nudges();
-    let task: Result<Result<Uuid, Box<Committed>>, TxError> = tx!(&core.db, who, |tx| {
-        tx.run(sql("UPDATE upload SET received = received WHERE id = $1").bind(id)).await?;
-        if let Some(answer) = answer_left(tx, who, id).await? {
-            return Ok(Err(Box::new(answer)));
-        }
-        let (upload, image) = upload_find(tx, who, id).await?;
-        if let Some(answer) = upload.answer {
-            return Ok(Err(Box::new(answer)));
-        }
-        if let (UploadState::Committing, Some(task)) = (upload.state, upload.task) {
-            return Ok(Ok(task));
-        }
-        upload.open_check()?;
-        image.trash_check()?;
-        if upload.format == UploadFormat::Chunks {
-            let title = format!("upload {id} is filled with chunks; its commit needs the manifest");
-            return Err(Problem::new(Code::InvalidRequest, title).into());
-        }
-        let task = task_create(tx, who, TaskKind::Import, &image.reference(), &json!({ "upload": id })).await?;
-        let update = sql(
-            "UPDATE upload SET state = 'committing', commit_until = NULL, task_id = $1, lease_until = $2 WHERE id = $3",
-        )
-        .bind(task.id)
-        .bind(tx.now() + ms(core.config.upload_lease))
-        .bind(id);
-        tx.run(update).await?;
-        tx.journal("upload_import", image.reference(), json!({ "upload": id, "task": task.id }));
-        Ok(Ok(task.id))
-    });
-    let task = match task? {
-        Ok(task) => task,
-        Err(answer) => return Ok(CommitAnswer::Committed(answer)),
-    };
-    let deadline = tokio::time::Instant::now() + wait;
-    loop {
-        let row = task_get(core, &Caller::server(), &task).await?;
-        match (row.state.is_final(), row.result.clone(), row.error.clone()) {
-            (true, Some(result), _) => {
-                let answer = serde_json::from_value(result)
-                    .map_err(|_| Problem::new(Code::Internal, "the import's answer cannot be read"))?;
-                return Ok(CommitAnswer::Committed(answer));
-            }
-            (true, None, Some(problem)) => return Err(problem),
-            (true, None, None) => {
-                return Err(Problem::new(Code::Conflict, format!("the import of upload {id} was cancelled"))
-                    .hint("commit again"));
-            }
-            (false, _, _) => {}
-        }
-        if tokio::time::Instant::now() >= deadline {
-            return Ok(CommitAnswer::Running(Box::new(row)));
-        }
-        let next = (tokio::time::Instant::now() + Duration::from_secs(1)).min(deadline);
-        while let Ok(Ok(nudge)) = tokio::time::timeout_at(next, nudges.recv()).await {
-            if nudge == Nudge::Task(task) {
-                break;
-            }
-        }
-    }
-}
-
-/// The maker of an upload as a caller, for the worker that commits in their name.
-pub(crate) async fn upload_maker(core: &Core, id: &Uuid) -> Result<Caller, Problem> {
-    let mut tx = core.db.read().await?;
-    let row = tx
-        .row(
-            sql("SELECT account.id, account.name, account.role, account.disabled FROM upload \
-                 JOIN account ON account.id = upload.account_id WHERE upload.id = $1")
-            .bind(id),
-        )
-        .await?;
-    match row {
-        Some(row) if !row.flag("disabled")? => {
-            let user = CallerUser { id: row.parsed("id")?, name: row.text("name")?, role: row.word("role")? };
-            Ok(Caller::user(user, None, Scopes::all()))
-        }
-        _ => Err(Problem::new(Code::Forbidden, format!("the maker of upload {id} may not push any more"))),
-    }
-}
-
-/// Makes a version of a raw or compressed image in one go. It runs to its end or to nothing even if the waiting is given up: a body that
-/// breaks off is an error of `source`, and makes nothing.
-pub async fn upload_fill(
-    core: &Arc<Core>,
-    who: &Caller,
-    new: UploadNew,
-    wrap: Option<Wrap>,
-    source: Box<dyn Read + Send>,
-    checks: FillChecks,
-) -> Result<Committed, Problem> {
-    let upload = upload_create(core, who, UploadNew { format: UploadFormat::Raw, ..new }).await?;
-    let (core, who) = (core.clone(), who.clone());
-    let work = tokio::spawn(async move {
-        let result = fill(&core, &who, &upload.id, wrap, source, checks).await;
-        if result.is_err() {
-            upload_commit_undo(&core, &upload.id).await?;
-            upload_end(&core, &who, &upload.id).await?;
-        }
-        result
-    });
-    work.await.map_err(|_| Problem::new(Code::Internal, "the server lost a thread of work"))?
-}
-
-async fn fill(
-    core: &Arc<Core>,
-    who: &Caller,
-    id: &Uuid,
-    wrap: Option<Wrap>,
-    source: Box<dyn Read + Send>,
-    checks: FillChecks,
-) -> Result<Committed, Problem> {
-    let target = match upload_commit_begin(core, who, id).await? {
-        CommitBegin::Done(answer) => return Ok(*answer),
-        CommitBegin::Run(target) => target,
-        CommitBegin::Busy(problem) => return Err(*problem),
-    };
-    let act = format!("storing {}", target.image);
-    let (store, ledger, cap) = (core.store.clone(), core.ledger(), core.config.image_size_max);
-    let spec = IngestSpec {
-        space: target.space.clone(),
-        lookup: target.lookup.clone(),
-        sector_size: target.sector_size,
-        params: ChunkerParams::default(),
-        upload: target.upload.clone(),
-    };
-    let ingested = blocking(move || {
-        let (wrap, source) = wrap_find(wrap, source)?;
-        let mut image = Stream(slipway_format::unwrap(wrap, source, cap));
-        let prepared =
-            store.ingest(&spec, &mut image, &ledger, &mut |_| {}).map_err(|error| store_problem(&act, error))?;
-        Ok::<_, Problem>((wrap, prepared))
-    });
-    let (wrap, mut prepared) = ingested.await??;
-    if let Some(root) = checks.root.filter(|root| *root != prepared.root) {
-        let title = format!("the image has root {}, not {root}", prepared.root);
-        return Err(Problem::new(Code::DigestMismatch, title).field("root"));
-    }
-    if let Some(digest) = checks.digest {
-        if prepared.digest.is_none() {
-            let spaces = target.lookup.clone();
-            prepared.digest =
-                Some(crate::workers::digest::digest_compute(core, spaces, prepared.root, || false).await?.0);
-        }
-        if let Some(found) = prepared.digest.filter(|found| *found != digest) {
-            let title = format!("the image has digest {found}, not {digest}");
-            return Err(Problem::new(Code::DigestMismatch, title).field("digest"));
-        }
-    }
-    format_note(core, id, wrap).await?;
-    upload_commit(core, who, id, &prepared).await
-}
-
-/// Looks at the first bytes if nobody said what they are.
-fn wrap_find(wrap: Option<Wrap>, mut source: Box<dyn Read + Send>) -> Result<(Wrap, Box<dyn Read + Send>), Problem> {
-    if let Some(wrap) = wrap {
-        return Ok((wrap, source));
-    }
-    let mut head = Vec::with_capacity(16);
-    let read = (&mut source).take(16).read_to_end(&mut head);
-    read.map_err(|error| store_problem("reading the body", slipway_store::StoreError::Source(error)))?;
-    Ok((slipway_format::wrap_detect(&head), Box::new(std::io::Cursor::new(head).chain(source))))
-}
-
-/// Writes down what was found in the body, unless the sender named it.
-async fn format_note(core: &Core, id: &Uuid, wrap: Wrap) -> Result<(), Problem> {
-    let format = match wrap {
-        Wrap::None => "raw",
-        Wrap::Gzip => "raw.gz",
-        Wrap::Xz => "raw.xz",
-        Wrap::Zstd => "raw.zst",
-    };
-    let server = Caller::server();
-    let done: Result<u64, TxError> = tx!(&core.db, &server, |tx| {
-        let update =
-            sql("UPDATE upload SET source_format = $1 WHERE id = $2 AND source_format IS NULL").bind(format).bind(id);
-        Ok(tx.run(update).await?)
-    });
-    done?;
-    Ok(())
-}
-
-/// What the import task of an upload works on: its target, or the answer if a begin before this one came as far as the commit. `None` if
-/// the upload is not this task's.
-pub(crate) async fn upload_importing(
-    core: &Core,
-    who: &Caller,
-    id: &Uuid,
-    task: &Uuid,
-) -> Result<Option<Result<Box<Committed>, Box<UploadTarget>>>, Problem> {
-    let mut tx = core.db.read().await?;
-    let (upload, image) = upload_find(&mut tx, who, id).await?;
-    if upload.task != Some(*task) {
-        return Ok(None);
-    }
-    let target = target_of(core, &upload, &image);
-    match (upload.answer, upload.state) {
-        (Some(answer), _) => Ok(Some(Ok(Box::new(answer)))),
-        (None, UploadState::Committing) => Ok(Some(Err(Box::new(target)))),
-        (None, UploadState::Open | UploadState::Committed | UploadState::Ended) => Ok(None),
-    }
 }

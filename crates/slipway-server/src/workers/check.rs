@@ -2,7 +2,7 @@
 
 use crate::core::{Core, Nudge};
 use crate::db::{DbError, sql};
-use crate::rules::upload_commit::blocking;
+use crate::rules::upload_fill::blocking;
 use crate::workers::Worker;
 use crate::workers::run::{Halt, Running, Stop, TaskWork, halt, task_pass};
 use futures_util::future::BoxFuture;
@@ -17,7 +17,7 @@ use std::time::Duration;
 const FINDINGS_MAX: usize = 10_000;
 
 /// Sees to tasks of kind check.
-pub struct Check;
+pub(crate) struct Check;
 
 impl Worker for Check {
     fn name(&self) -> &'static str {

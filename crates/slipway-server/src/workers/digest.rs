@@ -3,7 +3,7 @@
 use crate::core::{Caller, Core, Nudge};
 use crate::db::{DbError, TxError, sql, tx};
 use crate::rules::store_problem::store_problem;
-use crate::rules::upload_commit::blocking;
+use crate::rules::upload_fill::blocking;
 use crate::workers::Worker;
 use crate::workers::run::{Halt, Running, Stop, TaskWork, task_pass};
 use futures_util::future::BoxFuture;
@@ -21,7 +21,7 @@ use uuid::Uuid;
 const STRIDE: usize = 1 << 20;
 
 /// Sees to tasks of kind digest.
-pub struct Digesting;
+pub(crate) struct Digesting;
 
 #[derive(Deserialize)]
 struct Input {

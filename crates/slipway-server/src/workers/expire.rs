@@ -21,7 +21,7 @@ const TASKS_KEEP: Duration = Duration::from_secs(90 * 24 * 3600);
 const TOKENS_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Clears away what is over.
-pub struct Expire;
+pub(crate) struct Expire;
 
 impl Worker for Expire {
     fn name(&self) -> &'static str {
@@ -45,7 +45,7 @@ impl Worker for Expire {
 }
 
 /// One round of clearing away.
-pub async fn expire(core: &Arc<Core>) -> Result<(), DbError> {
+pub(crate) async fn expire(core: &Arc<Core>) -> Result<(), DbError> {
     let server = Caller::server();
     versions_expire(core, &server).await.map_err(only_db)?;
     rows_expire(core, &server).await.map_err(only_db)?;
@@ -69,15 +69,17 @@ pub(crate) struct Due {
     pub reference: String,
 }
 
-/// Versions whose time in the trash is over, alone or with their image.
-pub(crate) async fn versions_due(tx: &mut Tx, core: &Core) -> Result<Vec<Due>, DbError> {
+/// Versions whose time in the trash is over, alone or with their image; of all images, or of one.
+pub(crate) async fn versions_due(tx: &mut Tx, core: &Core, image: Option<&Uuid>) -> Result<Vec<Due>, DbError> {
     let before = tx.now() - ms(core.config.trash_grace);
     let rows = tx
         .rows(
             sql("SELECT version.image_id, version.number, version.content_id, account.name AS owner_name, image.slug \
                  FROM version JOIN image ON image.id = version.image_id JOIN account ON account.id = image.account_id \
-                 WHERE version.trashed_at <= $1 OR image.trashed_at <= $1 ORDER BY account.name, image.slug, version.number")
-            .bind(before),
+                 WHERE (version.trashed_at <= $1 OR image.trashed_at <= $1) AND ($2 = '' OR image.id = $2) \
+                 ORDER BY account.name, image.slug, version.number")
+            .bind(before)
+            .bind(image.map(Uuid::to_string).unwrap_or_default()),
         )
         .await?;
     rows.iter()
@@ -96,7 +98,8 @@ pub(crate) async fn versions_due(tx: &mut Tx, core: &Core) -> Result<Vec<Due>, D
 /// Removes the rows of versions and images whose time in the trash is over, and says which versions. Prune then finds their bytes unreferenced.
 pub(crate) async fn versions_expire(core: &Core, who: &Caller) -> Result<Vec<Due>, TxError> {
     let mut tx = core.db.read().await?;
-    let mut images: BTreeSet<Uuid> = versions_due(&mut tx, core).await?.into_iter().map(|due| due.image).collect();
+    let mut images: BTreeSet<Uuid> =
+        versions_due(&mut tx, core, None).await?.into_iter().map(|due| due.image).collect();
     let before = tx.now() - ms(core.config.trash_grace);
     for row in tx.rows(sql("SELECT id FROM image WHERE trashed_at <= $1").bind(before)).await? {
         images.insert(row.parsed("id")?);
@@ -120,7 +123,7 @@ pub(crate) async fn versions_expire(core: &Core, who: &Caller) -> Result<Vec<Due
 async fn image_expire(tx: &mut Tx, core: &Core, image: &ImageRow) -> Result<Vec<Due>, DbError> {
     let before = tx.now() - ms(core.config.trash_grace);
     let whole = image.trashed_at.is_some_and(|since| since <= before);
-    let due: Vec<Due> = versions_due(tx, core).await?.into_iter().filter(|due| due.image == image.id).collect();
+    let due = versions_due(tx, core, Some(&image.id)).await?;
     for version in &due {
         tx.run(sql("DELETE FROM version WHERE image_id = $1 AND number = $2").bind(image.id).bind(version.number))
             .await?;

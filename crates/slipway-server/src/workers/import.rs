@@ -5,7 +5,7 @@ use crate::db::DbError;
 use crate::rules::store_problem::store_problem;
 use crate::rules::task::Claimed;
 use crate::rules::upload::{UploadTarget, upload_commit, upload_commit_undo};
-use crate::rules::upload_commit::{blocking, upload_importing, upload_maker};
+use crate::rules::upload_fill::{blocking, upload_importing, upload_maker};
 use crate::workers::Worker;
 use crate::workers::run::{Halt, Running, Stop, TaskWork, halt, task_pass};
 use futures_util::future::BoxFuture;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// Sees to tasks of kind import.
-pub struct Import;
+pub(crate) struct Import;
 
 #[derive(Deserialize)]
 struct Input {

@@ -2,7 +2,7 @@
 
 use crate::core::{Caller, Core, Nudge, ms};
 use crate::db::DbError;
-use crate::rules::upload_commit::blocking;
+use crate::rules::upload_fill::blocking;
 use crate::workers::Worker;
 use crate::workers::expire::{versions_due, versions_expire};
 use crate::workers::run::{Halt, Running, Stop, TaskWork, halt, task_pass};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Sees to tasks of kind prune.
-pub struct Prune;
+pub(crate) struct Prune;
 
 impl Worker for Prune {
     fn name(&self) -> &'static str {
@@ -56,7 +56,7 @@ async fn prune(core: &Arc<Core>, running: &Running, dry_run: bool) -> Result<Pru
     let due = match dry_run {
         true => {
             let mut tx = core.db.read().await?;
-            versions_due(&mut tx, core).await?
+            versions_due(&mut tx, core, None).await?
         }
         false => versions_expire(core, &Caller::server()).await?,
     };

@@ -5,7 +5,8 @@ use crate::db::{DbError, Row, TxError, sql, tx};
 use crate::rules::image_row::{image_by_id, image_lock, public_space};
 use crate::rules::sharing::{Rehome, sharing_open};
 use crate::rules::task::{Claimed, TaskEnd, task_end};
-use crate::rules::upload_commit::{blobs_touch, blocking};
+use crate::rules::upload_commit::blobs_touch;
+use crate::rules::upload_fill::blocking;
 use crate::workers::Worker;
 use crate::workers::run::{Halt, Running, Stop, TaskWork, halt, task_pass};
 use futures_util::future::BoxFuture;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use slipway_api::{Code, Problem, TaskKind};
 use slipway_chunk::Root;
 use slipway_store::{BlobId, PrepareSpec, Prepared, SpaceId};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use uuid::Uuid;
 const ROUNDS: u32 = 20;
 
 /// Sees to tasks of kind rehome.
-pub struct Rehoming;
+pub(crate) struct Rehoming;
 
 impl Worker for Rehoming {
     fn name(&self) -> &'static str {
@@ -60,8 +62,8 @@ impl TaskWork for Rehoming {
                 let contents = contents_of(core, &rehome.image).await?;
                 for content in &contents {
                     running.go_on()?;
-                    if !copied.contains_key(&content.id) {
-                        copied.insert(content.id, content_move(core, running, &rehome, content).await?);
+                    if let Entry::Vacant(place) = copied.entry(content.id) {
+                        place.insert(content_move(core, running, &rehome, content).await?);
                     }
                 }
                 match doors_open(core, running, &rehome, &copied).await? {

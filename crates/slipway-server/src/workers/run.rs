@@ -152,7 +152,7 @@ struct Progressed {
 /// A task while its work runs: how far it is, and whether it shall stop.
 #[derive(Clone, Debug)]
 pub(crate) struct Running {
-    pub task: Claimed,
+    pub(crate) task: Claimed,
     at: Arc<Mutex<Progressed>>,
     stopped: Arc<AtomicBool>,
 }
@@ -164,22 +164,22 @@ impl Running {
     }
 
     /// Says how far it is; cheap, from any thread.
-    pub fn report(&self, progress: Progress) {
+    pub(crate) fn report(&self, progress: Progress) {
         self.step(progress.step, progress.done, progress.total);
     }
 
     /// Says which step it is at.
-    pub fn step(&self, step: &str, done: u64, total: u64) {
+    pub(crate) fn step(&self, step: &str, done: u64, total: u64) {
         *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Progressed { step: step.to_owned(), done, total };
     }
 
     /// Whether the work shall stop: cancelled, claimed by another, or the server stops.
-    pub fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
 
     /// Stops the work where it can be stopped.
-    pub fn go_on(&self) -> Result<(), Halt> {
+    pub(crate) fn go_on(&self) -> Result<(), Halt> {
         if self.is_stopped() { Err(Halt::Stopped) } else { Ok(()) }
     }
 
