@@ -13,7 +13,7 @@ use std::path::PathBuf;
     disable_help_subcommand = true,
     subcommand_required = true,
     arg_required_else_help = true,
-    help_template = "{about}\n\n{usage-heading} {usage}\n\nCommands:\n{subcommands}\n{after-help}",
+    help_template = "{about}\n\n{usage-heading} {usage}\n\nCommands:\n{subcommands}{after-help}",
     after_help = "\
 Options of every command:
       --url URL   The server (else SLIPWAY_URL, else what 'slipway login' kept)

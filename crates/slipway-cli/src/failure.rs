@@ -143,6 +143,7 @@ impl From<Problem> for Failure {
         }
         let ours = match problem.code {
             Code::NotFound => Some(missing_hint(&problem.title)),
+            Code::Conflict if problem.title.starts_with("task") => Some(missing_hint(&problem.title)),
             code => command_hint(code),
         };
         let next = match (ours, problem.hint) {

@@ -14,6 +14,7 @@ mod pages;
 mod progress;
 mod refs;
 mod settings;
+mod signals;
 mod source;
 mod target;
 mod words;
@@ -63,12 +64,12 @@ fn command_run(command: Command, cx: &Context) -> Result<(), Failure> {
     ended
 }
 
-/// Runs a command until it ends or Ctrl-C; a transfer then gets the time to leave its target in order.
+/// Runs a command until it ends, or until Ctrl-C or SIGTERM; a transfer then gets the time to leave its target in order.
 async fn client_run(command: Command, cx: &Context) -> Result<(), Failure> {
     let mut running = std::pin::pin!(cmd::run(command, cx));
     tokio::select! {
         ended = &mut running => return ended,
-        _ = tokio::signal::ctrl_c() => cx.cancel(),
+        () = signals::stop_asked() => cx.cancel(),
     }
     let failure = Failure::new(exit::INTERRUPTED, "interrupted");
     match cx.interrupt() {

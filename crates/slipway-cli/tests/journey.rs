@@ -181,3 +181,28 @@ fn an_interrupted_push_ends_with_130() {
     let versions: u64 = images.as_array().unwrap().iter().map(|image| image["version_count"].as_u64().unwrap()).sum();
     assert_eq!(versions, 0);
 }
+
+#[test]
+fn an_interrupted_pull_leaves_nothing_behind() {
+    let house = House::start();
+    // Large enough that a debug build needs a while to write and read it back.
+    let raw = house.place.file("disk.raw", &noise(81, 96 << 20));
+    house.run(&["push", &raw, "me/os"]).expect(0);
+    std::fs::create_dir(house.place.path("to")).unwrap();
+    let left = || std::fs::read_dir(house.place.path("to")).unwrap().count();
+    for (signal, pause) in [("INT", 200), ("TERM", 300), ("INT", 400)] {
+        let mut command = house.command(&house.token, &["pull", "me/os", "-o", "to/out.raw"]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(pause));
+        signal_send(child.id(), signal);
+        match child.wait().unwrap().code() {
+            Some(130) => assert_eq!(left(), 0, "after {signal}"),
+            // It was done before the signal came.
+            code => {
+                assert_eq!(code, Some(0));
+                std::fs::remove_file(house.place.path("to/out.raw")).unwrap();
+                assert_eq!(left(), 0);
+            }
+        }
+    }
+}

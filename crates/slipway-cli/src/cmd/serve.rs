@@ -67,7 +67,8 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let (options, _) = options_decide(settings(args), config.as_deref())?;
     init_server(cx, log_format);
     let data = options.data.display().to_string();
-    let ended = slipway_server::serve(options, stop_asked()).await.map_err(|why| start_failure(&*why))?;
+    let ended =
+        slipway_server::serve(options, crate::signals::stop_asked()).await.map_err(|why| start_failure(&*why))?;
     match ended {
         ExitReason::Asked => Ok(()),
         ExitReason::Poisoned => Err(Failure::new(
@@ -137,21 +138,5 @@ fn settings(args: Args) -> ServeSettings {
         database: args.database.map(Some),
         blobs: args.blobs.map(Some),
         ..ServeSettings::default()
-    }
-}
-
-/// Ends when the server is asked to stop, by SIGTERM or Ctrl-C.
-async fn stop_asked() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => (),
-                _ = tokio::signal::ctrl_c() => (),
-            }
-        }
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
-        }
     }
 }

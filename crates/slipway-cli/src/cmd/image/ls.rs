@@ -36,7 +36,12 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     .await?;
     args.output.list(&images, table)?;
     if images.is_empty() && !args.output.for_programs() {
-        cx.note("No images here. 'slipway push disk.raw me/NAME' makes one.");
+        let all = args.text.is_none() && args.owner.is_none() && !args.trash;
+        cx.note(if all {
+            "No images yet: 'slipway push disk.raw me/NAME' makes one."
+        } else {
+            "No image is like that."
+        });
     }
     Ok(())
 }
