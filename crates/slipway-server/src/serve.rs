@@ -241,6 +241,7 @@ fn core_config(options: &ServeOptions) -> CoreConfig {
         trash_grace: hours(options.trash_hours),
         doom_grace: hours(options.grace_hours),
         staged_grace: hours(options.grace_hours),
+        reserve_bytes: options.min_free_bytes,
         image_size_max: options.image_max_bytes.min(slipway_chunk::IMAGE_SIZE_MAX),
         ..CoreConfig::new(&options.data)
     }
