@@ -124,7 +124,7 @@ pub(crate) fn target_compare(
     let mut meter = control.meter(Step::Compare, Some(content.manifest().size));
     let mut cutter = Cutter::new(content.manifest().params);
     let segments: Vec<usize> = (0..content.segment_count()).collect();
-    let mut feed = SegmentFeed::new(content, runtime);
+    let mut feed = SegmentFeed::new(content, runtime, control);
     let whole = |_: &Readable<'_>, index: usize, segment: &_| spans(looks(index, segment));
     spans_read(&mut Readable::Target(target), &mut feed, &segments, whole, |look, bytes| {
         if look.is_same(bytes) {

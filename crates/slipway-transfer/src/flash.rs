@@ -83,6 +83,12 @@ pub async fn flash(
     };
     let runtime = Handle::current();
     let tail_bytes = target.facts().tail_bytes;
+    if options.verify && !target.facts().direct {
+        let path = target.facts().path.display();
+        control.tell(Event::Note(format!(
+            "{path} refuses reads past the page cache; the kernel was asked to drop it instead"
+        )));
+    }
     let flash = Flash { fetcher, runtime, options: *options };
 
     let (target, compared) = flash.clone().blocking(move |flash| flash.compare(target)).await?;
@@ -202,7 +208,7 @@ impl Flash {
 
     fn zero(&self, writing: &mut Writing, marks: &Marks) -> Result<(), TransferError> {
         let segments = marks.segments();
-        let mut feed = SegmentFeed::new(&self.fetcher.content, &self.runtime);
+        let mut feed = SegmentFeed::new(&self.fetcher.content, &self.runtime, self.control());
         let mut meter = self.control().meter(Step::Zero, None);
         for (n, &index) in segments.iter().enumerate() {
             let segment = feed.get(index, segments.get(n + 1).copied())?;
@@ -233,7 +239,7 @@ impl Flash {
         segments.dedup();
         let total: u64 = touched.iter().map(|(_, len)| len).sum();
         let mut meter = self.control().meter(Step::Verify, Some(total));
-        let mut feed = SegmentFeed::new(content, &self.runtime);
+        let mut feed = SegmentFeed::new(content, &self.runtime, self.control());
         let mut checked = 0;
         let wanted = |readable: &Readable<'_>, index: usize, segment: &Segment| match readable {
             Readable::Writing(writing) => {

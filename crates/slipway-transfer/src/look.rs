@@ -1,6 +1,6 @@
 //! Reading a target along the extents of an image: one thread reads, one looks.
 
-use crate::{RemoteContent, TransferError};
+use crate::{Control, RemoteContent, TransferError};
 use slipway_chunk::{ChunkId, Extent, FRAME_RAW_MAX, SEGMENT_LEN, Segment, is_zero};
 use slipway_disk::{DiskError, Target, Writing};
 use std::sync::Arc;
@@ -107,22 +107,26 @@ type Fetching = JoinHandle<Result<Arc<Segment>, TransferError>>;
 pub(crate) struct SegmentFeed {
     content: RemoteContent,
     runtime: Handle,
+    control: Control,
     next: Option<(usize, Fetching)>,
 }
 
 impl SegmentFeed {
-    pub(crate) fn new(content: &RemoteContent, runtime: &Handle) -> Self {
-        Self { content: content.clone(), runtime: runtime.clone(), next: None }
+    pub(crate) fn new(content: &RemoteContent, runtime: &Handle, control: &Control) -> Self {
+        Self { content: content.clone(), runtime: runtime.clone(), control: control.clone(), next: None }
     }
 
     /// Segment `index`; begins to fetch `then`.
     pub(crate) fn get(&mut self, index: usize, then: Option<usize>) -> Result<Arc<Segment>, TransferError> {
-        let fetched = match self.next.take() {
-            Some((ready, task)) if ready == index => {
-                self.runtime.block_on(task).map_err(|_| TransferError::Panicked)?
+        let ready = self.next.take().filter(|(ready, _)| *ready == index);
+        let content = &self.content;
+        let waiting = async {
+            match ready {
+                Some((_, task)) => task.await.map_err(|_| TransferError::Panicked)?,
+                None => content.segment(index).await,
             }
-            _ => self.runtime.block_on(self.content.segment(index)),
         };
+        let fetched = self.runtime.block_on(self.control.or_cancelled(waiting));
         if let Some(then) = then {
             let content = self.content.clone();
             self.next = Some((then, self.runtime.spawn(async move { content.segment(then).await })));

@@ -15,7 +15,7 @@ impl Flash {
     fn moves_plan(&self, compared: &Compared) -> Result<Vec<Move>, TransferError> {
         let mut moves = Vec::new();
         let segments = compared.marks.segments();
-        let mut feed = SegmentFeed::new(&self.fetcher.content, &self.runtime);
+        let mut feed = SegmentFeed::new(&self.fetcher.content, &self.runtime, self.control());
         for (n, &index) in segments.iter().enumerate() {
             let segment = feed.get(index, segments.get(n + 1).copied())?;
             for look in looks(index, &segment) {
