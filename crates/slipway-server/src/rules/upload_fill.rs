@@ -193,8 +193,11 @@ pub async fn upload_fill(
     source: Box<dyn Read + Send>,
     checks: FillChecks,
 ) -> Result<Committed, Problem> {
-    let upload = upload_create(core, who, UploadNew { format: UploadFormat::Raw, ..new }).await?;
-    let (core, who) = (core.clone(), who.clone());
+    // A key would tie the next attempt to the upload of one that failed; what makes a repeated body harmless is that its root is unchanged.
+    let mut who = who.clone();
+    who.idempotency = None;
+    let upload = upload_create(core, &who, UploadNew { format: UploadFormat::Raw, ..new }).await?;
+    let core = core.clone();
     let work = tokio::spawn(async move {
         let result = fill(&core, &who, &upload.id, wrap, source, checks).await;
         if result.is_err() {

@@ -1,4 +1,4 @@
-use super::{bytes_of, each, image_add, image_new, image_ref, meddle, push, refused, trash_age, verbs, work};
+use super::{bytes_of, count, each, image_add, image_new, image_ref, meddle, push, refused, trash_age, verbs, work};
 use crate::core::{Caller, Idempotency};
 use crate::db::sql;
 use crate::rules::image::{image_change, image_create, image_get, image_list, image_restore, image_trash};
@@ -207,7 +207,12 @@ async fn the_journal_has_every_change_in_order() {
             let (core, who) = (core.clone(), bench.jan.clone());
             tokio::spawn(async move { image_add(&core, &who, &format!("jan/os-{n}")).await })
         });
-        for maker in makers.collect::<Vec<_>>() {
+        let makers: Vec<_> = makers.collect();
+        // Whoever reads meanwhile sees no gap that is filled later: the order of numbers is the order of commits.
+        while makers.iter().any(|maker| !maker.is_finished()) {
+            assert_eq!(count(core, "SELECT COUNT(*) - MAX(number) AS n FROM journal").await, 0);
+        }
+        for maker in makers {
             maker.await.unwrap();
         }
         let lines = journal_list(core, &bench.admin, 0, None).await.unwrap().items;

@@ -3,6 +3,7 @@
 
 mod commit;
 mod images;
+mod ledger;
 mod pruning;
 mod sharing;
 mod tasks;

@@ -101,3 +101,59 @@ async fn a_dry_run_plans_as_if_the_trash_were_emptied() {
     })
     .await;
 }
+
+/// Pushes go on while versions expire and prune runs over and over with no grace at all: what was acknowledged reads back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_was_acknowledged_is_lost_to_a_prune() {
+    each(async |bench| {
+        let core = &bench.core;
+        image_add(core, &bench.jan, "jan/os").await;
+        image_add(core, &bench.jan, "jan/gone").await;
+        let common = bytes_of(50, 16);
+        // What is pushed is half new and half what other versions, soon gone, brought.
+        let content = |n: u64| [common.clone(), bytes_of(60 + n / 2, 16)].concat();
+        let pusher = {
+            let (core, who, contents) = (core.clone(), bench.jan.clone(), (0..12).map(content).collect::<Vec<_>>());
+            tokio::spawn(async move {
+                let mut kept = Vec::new();
+                for bytes in contents {
+                    let gone = super::push_new(
+                        &core,
+                        &who,
+                        super::upload_new("jan/gone", slipway_api::UploadFormat::Raw),
+                        bytes.clone(),
+                    );
+                    if let Ok(gone) = gone.await {
+                        // One that the newest version already has is not made again.
+                        let _ = version_trash(&core, &who, &image_ref("jan/gone"), &number(gone.version.number)).await;
+                        trash_age(&core).await;
+                    }
+                    let new = super::upload_new("jan/os", slipway_api::UploadFormat::Raw);
+                    match super::push_new(&core, &who, new, bytes.clone()).await {
+                        Ok(done) => kept.push((done.version.number, bytes)),
+                        // Prune came between storing and committing; the client would send again.
+                        Err(problem) => assert_eq!(problem.code, slipway_api::Code::ChunksGone, "{problem:?}"),
+                    }
+                }
+                kept
+            })
+        };
+        let mut rounds = 0;
+        while !pusher.is_finished() || rounds < 3 {
+            prune(&bench, false).await;
+            rounds += 1;
+        }
+        let kept = pusher.await.unwrap();
+        prune(&bench, false).await;
+        assert!(kept.len() >= 6, "{} of 12 pushes were acknowledged", kept.len());
+        for (n, bytes) in kept {
+            assert!(pull(core, &bench.jan, "jan/os", number(n)).await.unwrap() == bytes, "version {n}");
+        }
+        let (store, ledger) = (core.store.clone(), core.ledger());
+        let spec = slipway_store::CheckSpec { read_data: true, repair: false };
+        let report =
+            tokio::task::spawn_blocking(move || store.check(&spec, &ledger, &mut |_| {}).unwrap()).await.unwrap();
+        assert!(report.is_clean(), "{report:?}");
+    })
+    .await;
+}

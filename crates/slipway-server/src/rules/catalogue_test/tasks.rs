@@ -178,3 +178,26 @@ async fn a_check_names_the_versions_that_are_hurt() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_wake_for_a_task_and_stop_when_asked() {
+    each(async |bench| {
+        let core = &bench.core;
+        let workers = crate::workers::workers_start(core);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let began = std::time::Instant::now();
+        let task = prune_request(core, &bench.admin, PruneRequest { dry_run: true }).await.unwrap();
+        while !task_get(core, &bench.admin, &task.id).await.unwrap().state.is_final() {
+            assert!(
+                began.elapsed() < Duration::from_secs(10),
+                "a worker looks by itself only every 30 s, so the nudge was lost"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(task_get(core, &bench.admin, &task.id).await.unwrap().state, TaskState::Done);
+        let began = std::time::Instant::now();
+        workers.stop(Duration::from_secs(10)).await;
+        assert!(began.elapsed() < Duration::from_secs(5));
+    })
+    .await;
+}
