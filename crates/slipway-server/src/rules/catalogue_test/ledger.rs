@@ -13,8 +13,12 @@ impl Dice {
     }
 }
 
+/// State, rev, length, digest, whether doomed, space and name.
+type Row = (BlobState, i64, u64, Option<Digest>, bool, SpaceId, String);
+type Facts = BTreeMap<BlobId, Row>;
+
 /// What both must agree on; times are the ledgers' own.
-fn facts(rows: Vec<BlobRow>) -> BTreeMap<BlobId, (BlobState, i64, u64, Option<Digest>, bool, SpaceId, String)> {
+fn facts(rows: Vec<BlobRow>) -> Facts {
     rows.into_iter()
         .map(|row| (row.id, (row.state, row.rev, row.len, row.digest, row.doomed_at.is_some(), row.space, row.name)))
         .collect()
@@ -64,7 +68,7 @@ fn compare(sql: &dyn Ledger, memory: &dyn Ledger, seed: u64) {
     let (ours, theirs) = (all(sql), all(memory));
     assert!(ours.len() > 10);
     // The counters are each ledger's own; only their order counts, and that nothing is missed.
-    let order = |rows: &BTreeMap<BlobId, (BlobState, i64, u64, Option<Digest>, bool, SpaceId, String)>| {
+    let order = |rows: &Facts| {
         let mut order: Vec<_> = rows.iter().map(|(id, row)| (row.1, *id)).collect();
         order.sort_unstable();
         order.into_iter().map(|(_, id)| id).collect::<Vec<_>>()
