@@ -18,6 +18,11 @@ impl Loop {
         Self::of(file, sector_size)
     }
 
+    /// What the kernel calls it.
+    pub fn name(&self) -> &str {
+        text(&self.device).trim_start_matches("/dev/")
+    }
+
     /// A file as a disk.
     pub fn of(file: &Path, sector_size: u32) -> Self {
         let sector_size = sector_size.to_string();
