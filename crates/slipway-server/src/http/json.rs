@@ -43,8 +43,8 @@ fn shape_problem(what: &str, at: &str, why: &str) -> Problem {
     let member =
         quoted("unknown field `").or_else(|| quoted("missing field `")).or_else(|| quoted("duplicate field `"));
     let field = match (at, member) {
-        (".", None) => None,
-        (".", Some(member)) => Some(member.to_owned()),
+        ("." | "?", None) => None,
+        ("." | "?", Some(member)) => Some(member.to_owned()),
         (at, None) => Some(at.to_owned()),
         (at, Some(member)) if at == member || at.ends_with(&format!(".{member}")) => Some(at.to_owned()),
         (at, Some(member)) => Some(format!("{at}.{member}")),

@@ -28,7 +28,7 @@ pub(crate) struct Line {
     pub(crate) request_id: String,
     pub(crate) problem: Option<String>,
     pub(crate) cut: bool,
-    pub(crate) _running: Running,
+    pub(crate) running: Running,
 }
 
 impl Drop for Line {
@@ -75,9 +75,11 @@ impl HttpBody for Logged {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.line.running.asked();
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
+                self.line.running.gave();
                 self.line.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
                 if self.body.is_end_stream() || self.len.is_some_and(|len| self.line.sent >= len) {
                     self.line.cut = false;

@@ -114,7 +114,7 @@ impl Answer for Site {
             request_id,
             problem: None,
             cut: false,
-            _running: running,
+            running,
         };
         let answered = self.run(found, head, inbound, peer, &mut line).await;
         let mut response = match answered {

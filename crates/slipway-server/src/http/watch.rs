@@ -1,9 +1,10 @@
 //! What one connection is doing, so that slow headers, idle connections and readers that do not read can be ended.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,8 @@ impl Default for Patience {
             header: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             body: super::inbound::Inbound::idle_default(),
-            write: Duration::from_secs(60),
+            // A client may be writing to a slow disk, and it stops reading while that is busy.
+            write: Duration::from_secs(300),
         }
     }
 }
@@ -42,6 +44,9 @@ pub(crate) struct Pulse {
     header_since: AtomicU64,
     idle_since: AtomicU64,
     blocked_since: AtomicU64,
+    /// Bodies that gave a piece and were not asked for more since: (since when, which).
+    unasked: Mutex<BTreeSet<(u64, u64)>>,
+    bodies: AtomicU64,
 }
 
 impl Pulse {
@@ -53,6 +58,8 @@ impl Pulse {
             header_since: AtomicU64::new(1),
             idle_since: AtomicU64::new(1),
             blocked_since: AtomicU64::new(0),
+            unasked: Mutex::default(),
+            bodies: AtomicU64::new(0),
         })
     }
 
@@ -65,7 +72,7 @@ impl Pulse {
         self.running.fetch_add(1, Ordering::Relaxed);
         self.header_since.store(0, Ordering::Relaxed);
         self.idle_since.store(0, Ordering::Relaxed);
-        Running(self.clone())
+        Running { pulse: self.clone(), body: self.bodies.fetch_add(1, Ordering::Relaxed), unasked: None }
     }
 
     /// Why this connection should end now, if it should.
@@ -77,6 +84,11 @@ impl Pulse {
         };
         if longer(&self.blocked_since, patience.write) {
             return Some("the client does not read the answer");
+        }
+        // With HTTP/2 the socket goes on while one answer's window stays shut.
+        let oldest = self.unasked.lock().unwrap_or_else(PoisonError::into_inner).first().copied();
+        if oldest.is_some_and(|(since, _)| u128::from(now.saturating_sub(since)) > patience.write.as_millis()) {
+            return Some("the client does not read one of its answers");
         }
         if self.running.load(Ordering::Relaxed) > 0 {
             return None;
@@ -90,12 +102,33 @@ impl Pulse {
 
 /// A request in work.
 #[derive(Debug)]
-pub(crate) struct Running(Arc<Pulse>);
+pub(crate) struct Running {
+    pulse: Arc<Pulse>,
+    body: u64,
+    unasked: Option<u64>,
+}
+
+impl Running {
+    /// The answer's body was asked for its next piece.
+    pub(crate) fn asked(&mut self) {
+        if let Some(since) = self.unasked.take() {
+            self.pulse.unasked.lock().unwrap_or_else(PoisonError::into_inner).remove(&(since, self.body));
+        }
+    }
+
+    /// The answer's body gave a piece.
+    pub(crate) fn gave(&mut self) {
+        let now = self.pulse.now();
+        self.unasked = Some(now);
+        self.pulse.unasked.lock().unwrap_or_else(PoisonError::into_inner).insert((now, self.body));
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.0.running.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.idle_since.store(self.0.now(), Ordering::Relaxed);
+        self.asked();
+        if self.pulse.running.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.pulse.idle_since.store(self.pulse.now(), Ordering::Relaxed);
         }
     }
 }
@@ -188,7 +221,16 @@ mod tests {
         assert!(pulse.overdue(&patience(short, long)).unwrap().contains("header"));
         let running = pulse.request();
         assert_eq!(pulse.overdue(&patience(short, short)), None, "a request in work is no reason to end");
+        let mut running = running;
+        let reads = Patience { write: short, ..patience(long, long) };
+        running.gave();
+        std::thread::sleep(short * 2);
+        assert!(pulse.overdue(&reads).unwrap().contains("does not read"));
+        running.asked();
+        assert_eq!(pulse.overdue(&reads), None);
+        running.gave();
         drop(running);
+        assert_eq!(pulse.overdue(&reads), None, "an answer that is done is not waited for");
         std::thread::sleep(short * 2);
         assert_eq!(pulse.overdue(&patience(short, long)), None, "between requests no header is owed");
         assert!(pulse.overdue(&patience(long, short)).unwrap().contains("idle"));

@@ -1,8 +1,9 @@
 //! What goes in and out of a route, for the OpenAPI document.
 
+use slipway_api::Page;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 /// A schema by its name, with those it refers to.
 pub(crate) type Named = Vec<(String, RefOr<Schema>)>;
@@ -23,11 +24,25 @@ pub(crate) enum Shape {
 /// JSON of this type.
 pub(crate) fn json<T: ToSchema>() -> Shape {
     Shape::Json(
-        || schema_name::<T>(),
+        schema_name::<T>,
         || {
             let mut all = Named::new();
             T::schemas(&mut all);
             all.push((schema_name::<T>(), T::schema()));
+            all
+        },
+    )
+}
+
+/// JSON of a page of this type, whose own schema utoipa does not name among those that the page refers to.
+pub(crate) fn page<T: ToSchema>() -> Shape {
+    Shape::Json(
+        schema_name::<Page<T>>,
+        || {
+            let mut all = Named::new();
+            T::schemas(&mut all);
+            all.push((schema_name::<T>(), T::schema()));
+            all.push((schema_name::<Page<T>>(), Page::<T>::schema()));
             all
         },
     )

@@ -8,12 +8,11 @@ use axum::http::Method;
 use slipway_api::wire::MEDIA;
 use slipway_api::{
     Channel, ChannelSet, CheckRequest, Committed, FindingReport, FramesReceived, Image, ImageChange, ImageNew,
-    JournalEntry, Login, Me, Page, PageQuery, PasswordChange, PruneRequest, Role, ServerFacts, Session, Setup,
-    SharingChange, Task, Token, TokenMade, TokenNew, Upload, UploadNew, User, UserChange, UserNew, Version,
-    VersionChange,
+    JournalEntry, Login, Me, PageQuery, PasswordChange, PruneRequest, Role, ServerFacts, Session, Setup, SharingChange,
+    Task, Token, TokenMade, TokenNew, Upload, UploadNew, User, UserChange, UserNew, Version, VersionChange,
 };
 
-use super::shape::{Param, Params, Shape, json, params};
+use super::shape::{Param, Params, Shape, json, page, params};
 use super::{
     blobs, channels, content, docs, download, facts, images, parts, people, sessions, spool, store, tasks, tokens,
     uploads, versions,
@@ -143,7 +142,7 @@ fn people_rows() -> Vec<Route> {
         row!(GET "/api/v1/me", USER, me, people::me, "Who the caller is").gives(200, json::<Me>()),
         row!(GET "/api/v1/users", MODERATOR, user_list, people::user_list, "All users")
             .query::<PageQuery>()
-            .gives(200, json::<Page<User>>()),
+            .gives(200, page::<User>()),
         row!(POST "/api/v1/users", ADMIN, user_create, people::user_create, "Makes a user")
             .body(json::<UserNew>())
             .gives(201, json::<User>()),
@@ -159,7 +158,7 @@ fn people_rows() -> Vec<Route> {
             .gives(204, NOTHING),
         row!(GET "/api/v1/tokens", USER, token_list, tokens::token_list, "The caller's tokens, or an owner's for an admin")
             .query::<PageQuery>()
-            .gives(200, json::<Page<Token>>()),
+            .gives(200, page::<Token>()),
         row!(POST "/api/v1/tokens", USER, token_make, tokens::token_make, "Makes a token; its secret is shown once")
             .body(json::<TokenNew>())
             .gives(201, json::<TokenMade>()),
@@ -172,7 +171,7 @@ fn image_rows() -> Vec<Route> {
     vec![
         row!(GET "/api/v1/images", USER, image_list, images::image_list, "The images that the caller may read")
             .query::<PageQuery>()
-            .gives(200, json::<Page<Image>>()),
+            .gives(200, page::<Image>()),
         row!(POST "/api/v1/images", USER, image_create, images::image_create, "Makes an image without versions")
             .body(json::<ImageNew>())
             .gives(201, json::<Image>()),
@@ -207,7 +206,7 @@ fn version_rows() -> Vec<Route> {
     vec![
         row!(GET "/api/v1/images/{owner}/{slug}/versions", USER, version_list, versions::version_list, "An image's versions, newest first")
             .query::<PageQuery>()
-            .gives(200, json::<Page<Version>>()),
+            .gives(200, page::<Version>()),
         row!(GET "/api/v1/images/{owner}/{slug}/versions/{version}", USER, version_get, versions::version_get,
             "One version: by number, channel, or latest")
             .gives(200, json::<Version>()),
@@ -313,7 +312,7 @@ fn care_rows() -> Vec<Route> {
     vec![
         row!(GET "/api/v1/tasks", USER, task_list, tasks::task_list, "Tasks that the caller may see, newest first")
             .query::<PageQuery>()
-            .gives(200, json::<Page<Task>>()),
+            .gives(200, page::<Task>()),
         row!(GET "/api/v1/tasks/{id}", USER, task_get, tasks::task_get, "One task").gives(200, json::<Task>()),
         row!(POST "/api/v1/tasks/{id}/cancel", USER, task_cancel, tasks::task_cancel, "Asks a task to stop")
             .gives(200, json::<Task>()),
@@ -328,7 +327,7 @@ fn care_rows() -> Vec<Route> {
             .gives(202, json::<Task>()),
         row!(GET "/api/v1/journal", ADMIN, journal_list, store::journal_list, "Every change, in commit order")
             .extra(JOURNAL)
-            .gives(200, json::<Page<JournalEntry>>()),
+            .gives(200, page::<JournalEntry>()),
     ]
 }
 

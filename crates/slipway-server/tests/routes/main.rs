@@ -1,0 +1,12 @@
+//! The routes of a running server: who may call what, what hostile and broken requests come to, and that nobody reads what is not his.
+
+#![allow(clippy::unwrap_used)]
+
+mod abuse;
+mod bytes;
+mod kit;
+mod life;
+mod log;
+mod matrix;
+mod sharing;
+mod uploads;
