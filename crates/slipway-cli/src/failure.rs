@@ -212,6 +212,8 @@ impl From<ApiError> for Failure {
         let exit = error.exit_code();
         match error {
             ApiError::Problem(problem) => (*problem).into(),
+            ApiError::Transport { .. } if chain(&error).contains("UnknownIssuer") => Self::new(exit, chain(&error))
+                .next("if the server made its own CA, name that CA's file with --ca or SLIPWAY_CA"),
             ApiError::Transport { .. } => Self::new(exit, chain(&error))
                 .next("check that the server runs and that the address is right: 'slipway config show --origin'"),
             ApiError::Protocol { .. } => Self::new(exit, chain(&error))

@@ -22,6 +22,9 @@ pub const COMMIT_CRASH_POINTS: [&str; 4] = ["commit_begun", "commit_touched", "c
 /// How long a commit that nobody heard of is left alone before it may be asked for again.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(600);
 
+/// Bytes of holes up to which the digests of a raw image are computed unasked; beyond it they stay null.
+const DIGEST_HOLES_MAX: u64 = 64 << 30;
+
 /// What the beginning of a commit came to.
 #[derive(Debug)]
 pub enum CommitBegin {
@@ -268,7 +271,10 @@ async fn version_insert(
         .bind(now)
         .bind(image.id);
     tx.run(update).await?;
-    if digest.is_none() || sha256.is_none() {
+    // Hashes must go through every zero byte, so a huge sparse image would cost far more than its data.
+    let holes = prepared.size.saturating_sub(prepared.data_bytes);
+    let wanted = holes <= DIGEST_HOLES_MAX || upload.digest.is_some();
+    if wanted && (digest.is_none() || sha256.is_none()) {
         task_create(tx, &Caller::server(), TaskKind::Digest, &reference, &json!({ "content": content })).await?;
     }
     let detail =
