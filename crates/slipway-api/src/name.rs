@@ -12,7 +12,9 @@ pub enum NameError {
     #[error("{what} has {len} characters; at most {max} are allowed")]
     TooLong { what: &'static str, len: usize, max: usize },
     /// A character outside the allowed set.
-    #[error("{what} has the character {found:?} at place {place}; allowed are a-z, 0-9, '.', '_' and '-', the first a letter or digit")]
+    #[error(
+        "{what} has the character {found:?} at place {place}; allowed are a-z, 0-9, '.', '_' and '-', the first a letter or digit"
+    )]
     BadCharacter { what: &'static str, found: char, place: usize },
     /// A word with a meaning of its own.
     #[error("{what} '{word}' is reserved")]
@@ -27,7 +29,8 @@ fn slug_check(what: &'static str, text: &str) -> Result<(), NameError> {
         return Err(NameError::Empty { what });
     }
     for (place, found) in text.chars().enumerate() {
-        let fine = found.is_ascii_lowercase() || found.is_ascii_digit() || (place > 0 && matches!(found, '.' | '_' | '-'));
+        let fine =
+            found.is_ascii_lowercase() || found.is_ascii_digit() || (place > 0 && matches!(found, '.' | '_' | '-'));
         if !fine {
             return Err(NameError::BadCharacter { what, found, place: place + 1 });
         }

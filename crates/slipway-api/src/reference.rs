@@ -93,7 +93,9 @@ impl FromStr for VersionPick {
             return Ok(Self::Latest);
         }
         match text.parse::<u64>() {
-            Ok(number) if text.bytes().all(|b| b.is_ascii_digit()) && number <= i64::MAX as u64 => Ok(Self::Number(number)),
+            Ok(number) if text.bytes().all(|b| b.is_ascii_digit()) && number <= i64::MAX as u64 => {
+                Ok(Self::Number(number))
+            }
             _ => text.parse().map(Self::Channel),
         }
     }
@@ -104,16 +106,13 @@ impl FromStr for VersionRef {
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
         let (rest, root) = match text.split_once('@') {
             None => (text, None),
-            Some((rest, root)) => {
-                (rest, Some(root.parse().map_err(|_| ReferenceError::Root(printable(text)))?))
-            }
+            Some((rest, root)) => (rest, Some(root.parse().map_err(|_| ReferenceError::Root(printable(text)))?)),
         };
         let (image, pick) = match rest.split_once(':') {
             None => (rest, VersionPick::Latest),
-            Some((image, pick)) => (
-                image,
-                pick.parse().map_err(|source| ReferenceError::Name { text: printable(text), source })?,
-            ),
+            Some((image, pick)) => {
+                (image, pick.parse().map_err(|source| ReferenceError::Name { text: printable(text), source })?)
+            }
         };
         Ok(Self { image: image.parse()?, pick, root })
     }

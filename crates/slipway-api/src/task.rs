@@ -81,4 +81,3 @@ pub struct Task {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub result: Option<serde_json::Value>,
 }
-
