@@ -36,18 +36,20 @@ pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Answered {
 
 /// A JSON resource with the tag of its revision.
 pub(crate) fn json_tagged<T: Serialize>(status: StatusCode, value: &T, revision: u64) -> Answered {
-    let mut answer = json(status, value)?;
-    header_set(&mut answer, ETAG, tag::revision_tag(revision));
+    let body = json_write(value)?;
+    let tag = tag::revision_tag(revision, &body);
+    let mut answer = response(status, Body::from(body));
+    header_set(&mut answer, CONTENT_TYPE, "application/json");
+    header_set(&mut answer, ETAG, tag);
     header_set(&mut answer, CACHE_CONTROL, "private, no-cache");
     Ok(answer)
 }
 
-/// A JSON resource for GET. Resources that are joined from several rows are tagged by their own text, so that a tag
-/// never says "unchanged" of a document that differs; those with one row carry its revision.
+/// A JSON resource for GET, with the revision of its row if it has one.
 pub(crate) fn json_get<T: Serialize>(headers: &HeaderMap, value: &T, revision: Option<u64>) -> Answered {
     let body = json_write(value)?;
     let tag = match revision {
-        Some(revision) => tag::revision_tag(revision),
+        Some(revision) => tag::revision_tag(revision, &body),
         None => bytes_tag(&body),
     };
     let mut answer = match tag::none_match(headers, &tag) {

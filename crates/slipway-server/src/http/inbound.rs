@@ -29,15 +29,22 @@ pub(crate) struct Inbound {
     window_bytes: u64,
     idle: Duration,
     window: Duration,
+    waits: bool,
 }
 
 impl Inbound {
     /// The body of a request, which may stand still for at most `idle`. What comes is counted in `received`.
     pub(crate) fn new(body: Body, idle: Duration, received: Arc<AtomicU64>) -> Self {
-        Self { body: Some(body), received, waited: Duration::ZERO, window_bytes: 0, idle, window: WINDOW }
+        Self { body: Some(body), received, waited: Duration::ZERO, window_bytes: 0, idle, window: WINDOW, waits: false }
     }
 
-    /// The same with the limit that production uses.
+    /// The client asked with `Expect` whether it shall send at all.
+    pub(crate) fn expected(mut self, waits: bool) -> Self {
+        self.waits = waits;
+        self
+    }
+
+    /// The limit that production uses.
     pub(crate) fn idle_default() -> Duration {
         IDLE
     }
@@ -125,7 +132,8 @@ impl Inbound {
 impl Drop for Inbound {
     fn drop(&mut self) {
         let Some(mut body) = self.body.take() else { return };
-        if axum::body::HttpBody::is_end_stream(&body) {
+        // A client that waits for "100 Continue" sends nothing before it has our answer; reading would invite it to.
+        if axum::body::HttpBody::is_end_stream(&body) || (self.waits && self.received() == 0) {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };

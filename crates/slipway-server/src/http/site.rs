@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, HeaderName, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, EXPECT, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
@@ -96,7 +96,8 @@ impl Answer for Site {
         let (head, body) = request.into_parts();
         let request_id = request_id(&head.headers);
         let received = Arc::new(AtomicU64::new(0));
-        let inbound = Inbound::new(Body::new(body), self.body_idle, received.clone());
+        let inbound =
+            Inbound::new(Body::new(body), self.body_idle, received.clone()).expected(head.headers.contains_key(EXPECT));
         let found = route_find(&head.method, head.uri.path());
         let mut line = Line {
             site: self.clone(),
@@ -186,7 +187,7 @@ impl Site {
     async fn caller(&self, route: &Route, headers: &HeaderMap, peer: SocketAddr) -> Result<Caller, Problem> {
         let least = match route.access {
             Access::Open | Access::Capability => return Ok(Caller::nobody()),
-            Access::Loopback if peer.ip().to_canonical().is_loopback() => return Ok(Caller::server()),
+            Access::Loopback if is_local(headers, peer) => return Ok(Caller::server()),
             Access::Loopback => slipway_api::Role::User,
             Access::Role(role) => role,
         };
@@ -264,6 +265,12 @@ impl Site {
         }
         Ok(manifest)
     }
+}
+
+/// Whether a program on this machine asks for itself. A proxy on this machine asks for others, and says so.
+fn is_local(headers: &HeaderMap, peer: SocketAddr) -> bool {
+    let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name));
+    peer.ip().to_canonical().is_loopback() && !forwarded
 }
 
 /// The token of `Authorization: Bearer` or `X-Auth-Token`.

@@ -3,12 +3,14 @@
 use axum::http::{HeaderMap, header};
 use slipway_api::{Code, Problem};
 
-/// The tag of a row at a revision.
-pub(crate) fn revision_tag(revision: u64) -> String {
-    format!("\"{revision}\"")
+/// The tag of a row at a revision: `"REVISION-TEXT"`. The second part stands for the document itself, which also shows
+/// what lies in other rows (a version's digest, once computed): a tag never says "unchanged" of a text that differs.
+pub(crate) fn revision_tag(revision: u64, body: &[u8]) -> String {
+    format!("\"{revision}-{}\"", &blake3::hash(body).to_hex()[..16])
 }
 
-/// The revision that `If-Match` wants; none without the header or with `*`.
+/// The revision that `If-Match` wants; none without the header or with `*`. Only the revision counts, so `"REVISION"`
+/// alone will do.
 ///
 /// A tag that is not one of ours can match no row: it is a revision that no row has.
 pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
@@ -22,7 +24,8 @@ pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
         return Err(Problem::new(Code::InvalidRequest, "If-Match names more than one entity tag").field("if-match"));
     }
     let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or_else(bad)?;
-    Ok(Some(inner.parse().unwrap_or(u64::MAX >> 1)))
+    let revision = inner.split('-').next().unwrap_or_default();
+    Ok(Some(revision.parse().unwrap_or(u64::MAX >> 1)))
 }
 
 /// Refuses unless `If-Match`, if given, names this tag or `*`.
@@ -65,6 +68,7 @@ mod tests {
     fn tags_match_or_not() {
         for (value, expected) in [
             ("\"7\"", Ok(Some(7))),
+            ("\"7-00ff\"", Ok(Some(7))),
             ("*", Ok(None)),
             ("\"abc\"", Ok(Some(u64::MAX >> 1))),
             ("7", Err(400)),
@@ -82,8 +86,10 @@ mod tests {
         ] {
             assert_eq!(none_match(&headers(header::IF_NONE_MATCH, value), tag), held, "{value}");
         }
-        assert!(!range_holds(&headers(header::IF_RANGE, "W/\"7\""), &revision_tag(7)));
+        assert!(!range_holds(&headers(header::IF_RANGE, "W/\"7\""), "\"7\""));
         assert!(range_holds(&headers(header::IF_RANGE, "\"7\""), &revision_tag(7)));
         assert!(range_holds(&HeaderMap::new(), "\"7\""));
+        assert_ne!(revision_tag(7, b"a"), revision_tag(7, b"b"));
+        assert_eq!(if_match(&headers(header::IF_MATCH, &revision_tag(7, b"a"))).unwrap(), Some(7));
     }
 }

@@ -163,3 +163,39 @@ pub(crate) fn file_write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     }
     written.and_then(|()| std::fs::File::open(folder)?.sync_all()).with_context(act)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Tls, TlsSource, file_write};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_certificate_is_loaded_anew_or_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = TlsSource::SelfMade {
+            folder: folder.path().to_owned(),
+            addresses: vec!["127.0.0.1".parse().unwrap()],
+            names: vec!["localhost".to_owned()],
+        };
+        let tls = Tls::open(own).unwrap();
+        assert_eq!(tls.authority(), Some(folder.path().join("ca.pem")));
+        tls.reload().unwrap();
+
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        file_write(&cert, made.cert.pem().as_bytes(), 0o644).unwrap();
+        file_write(&key, made.signing_key.serialize_pem().as_bytes(), 0o600).unwrap();
+        assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        let tls = Tls::open(TlsSource::Files { cert: cert.clone(), key }).unwrap();
+        assert_eq!(tls.authority(), None);
+        let before = std::sync::Arc::as_ptr(&tls.config.read().unwrap());
+        std::fs::write(&cert, "no certificate").unwrap();
+        assert!(tls.reload().is_err());
+        assert_eq!(std::sync::Arc::as_ptr(&tls.config.read().unwrap()), before, "the certificate so far stays");
+        assert!(Tls::open(TlsSource::Files { cert, key: folder.path().join("ca.key") }).is_err());
+        let parts = std::fs::read_dir(folder.path())
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".part"));
+        assert_eq!(parts.count(), 0);
+    }
+}

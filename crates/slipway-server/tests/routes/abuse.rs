@@ -182,6 +182,19 @@ async fn slow_requests_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_upload_is_told_why_before_and_while_it_sends() {
+    let site = Site::start().await;
+    let head = "PUT /api/v1/images/me/x/content HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n";
+    let waits = raw_async(&site, format!("{head}expect: 100-continue\r\n\r\n").into_bytes()).await;
+    assert!(waits.starts_with("HTTP/1.1 401"), "{waits:.200}");
+    // One that sends at once still gets the answer: the connection is not reset under what it sends.
+    let mut sends = format!("{head}\r\n").into_bytes();
+    sends.extend_from_slice(&noise(1, 8 << 20));
+    let sends = raw_async(&site, sends).await;
+    assert!(sends.starts_with("HTTP/1.1 401"), "{sends:.200}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stale_and_repeated_changes_are_told_apart() {
     let site = Site::start().await;
     let person = site.person("user").await;
@@ -197,6 +210,8 @@ async fn stale_and_repeated_changes_are_told_apart() {
     assert_ne!(changed.header("etag"), tag);
     assert_eq!(patch(&tag, "Two").send().await.is(412).code(), "precondition_failed");
     patch("nonsense", "Two").send().await.is(400);
+    let revision = changed.json()["revision"].to_string();
+    patch(&format!("\"{revision}\""), "Two").send().await.is(200);
     patch("*", "Three").send().await.is(200);
     site.call("GET", &path).token(token).header("if-none-match", &tag).send().await.is(200);
 

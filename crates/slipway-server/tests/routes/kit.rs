@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// A running server with its folder.
-pub struct Site {
-    pub url: String,
-    pub address: std::net::SocketAddr,
-    pub admin: String,
-    pub folder: tempfile::TempDir,
+pub(crate) struct Site {
+    pub(crate) url: String,
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) admin: String,
+    pub(crate) folder: tempfile::TempDir,
     http: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<anyhow::Result<ExitReason>>>,
@@ -23,28 +23,28 @@ pub struct Site {
 
 /// What came back.
 #[derive(Debug)]
-pub struct Got {
-    pub status: u16,
-    pub headers: reqwest::header::HeaderMap,
-    pub body: Vec<u8>,
+pub(crate) struct Got {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Got {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     /// Asserts the status and, for errors, that a problem document says why.
     #[track_caller]
-    pub fn is(self, status: u16) -> Self {
+    pub(crate) fn is(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", self.text());
         if status >= 400 {
             assert_eq!(self.header("content-type"), "application/problem+json");
@@ -55,41 +55,41 @@ impl Got {
         self
     }
 
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         self.json()["code"].as_str().unwrap_or_default().to_owned()
     }
 }
 
 /// One request in the making.
-pub struct Call<'a> {
+pub(crate) struct Call<'a> {
     site: &'a Site,
     request: reqwest::RequestBuilder,
 }
 
 impl Call<'_> {
-    pub fn token(mut self, token: &str) -> Self {
+    pub(crate) fn token(mut self, token: &str) -> Self {
         if !token.is_empty() {
             self.request = self.request.bearer_auth(token);
         }
         self
     }
 
-    pub fn header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.request = self.request.header(name, value);
         self
     }
 
-    pub fn json(mut self, body: &Value) -> Self {
+    pub(crate) fn json(mut self, body: &Value) -> Self {
         self.request = self.request.json(body);
         self
     }
 
-    pub fn body(mut self, body: impl Into<reqwest::Body>) -> Self {
+    pub(crate) fn body(mut self, body: impl Into<reqwest::Body>) -> Self {
         self.request = self.request.body(body);
         self
     }
 
-    pub async fn send(self) -> Got {
+    pub(crate) async fn send(self) -> Got {
         let _ = self.site;
         let response = self.request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -99,18 +99,18 @@ impl Call<'_> {
 
 /// A user of a site.
 #[derive(Clone)]
-pub struct Person {
-    pub name: String,
-    pub token: String,
+pub(crate) struct Person {
+    pub(crate) name: String,
+    pub(crate) token: String,
 }
 
 impl Site {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}, ServeTrial::default()).await
     }
 
     /// A server on each database: SQLite, and a fresh PostgreSQL database when the test command started one.
-    pub async fn each() -> Vec<Self> {
+    pub(crate) async fn each() -> Vec<Self> {
         let mut sites = vec![Self::start().await];
         if let Some(url) = postgres_fresh().await {
             sites.push(Self::start_with(|options| options.database = Some(url), ServeTrial::default()).await);
@@ -118,11 +118,11 @@ impl Site {
         sites
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut ServeOptions), trial: ServeTrial) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut ServeOptions), trial: ServeTrial) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), change, trial).await
     }
 
-    pub async fn start_in(
+    pub(crate) async fn start_in(
         folder: tempfile::TempDir,
         change: impl FnOnce(&mut ServeOptions),
         trial: ServeTrial,
@@ -169,66 +169,66 @@ impl Site {
     }
 
     /// Stops it and gives its reason and its folder.
-    pub async fn stop(mut self) -> (ExitReason, tempfile::TempDir) {
+    pub(crate) async fn stop(mut self) -> (ExitReason, tempfile::TempDir) {
         let _ = self.stop.take().unwrap().send(());
         let reason = self.ended().await;
         (reason, self.folder)
     }
 
     /// Waits for its end.
-    pub async fn ended(&mut self) -> ExitReason {
+    pub(crate) async fn ended(&mut self) -> ExitReason {
         tokio::time::timeout(Duration::from_secs(30), self.running.take().unwrap()).await.unwrap().unwrap().unwrap()
     }
 
     /// Asks it to stop without waiting.
-    pub fn stop_ask(&mut self) {
+    pub(crate) fn stop_ask(&mut self) {
         let _ = self.stop.take().unwrap().send(());
     }
 
-    pub fn call(&self, method: &str, path: &str) -> Call<'_> {
+    pub(crate) fn call(&self, method: &str, path: &str) -> Call<'_> {
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/api/v1/{path}") };
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         Call { site: self, request: self.http.request(method, format!("{}{path}", self.url)) }
     }
 
-    pub async fn get(&self, token: &str, path: &str) -> Got {
+    pub(crate) async fn get(&self, token: &str, path: &str) -> Got {
         self.call("GET", path).token(token).send().await
     }
 
-    pub async fn post(&self, token: &str, path: &str, body: &Value) -> Got {
+    pub(crate) async fn post(&self, token: &str, path: &str, body: &Value) -> Got {
         self.call("POST", path).token(token).json(body).send().await
     }
 
-    pub async fn put(&self, token: &str, path: &str, body: Vec<u8>) -> Got {
+    pub(crate) async fn put(&self, token: &str, path: &str, body: Vec<u8>) -> Got {
         self.call("PUT", path).token(token).body(body).send().await
     }
 
-    pub fn fresh(&self, start: &str) -> String {
+    pub(crate) fn fresh(&self, start: &str) -> String {
         format!("{start}{}", self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     /// A new user with a token.
-    pub async fn person(&self, role: &str) -> Person {
+    pub(crate) async fn person(&self, role: &str) -> Person {
         let name = self.fresh("p");
         self.post(&self.admin, "users", &json!({ "name": name, "role": role })).await.is(201);
         let token = self.token_of(&name).await;
         Person { name, token }
     }
 
-    pub async fn token_of(&self, name: &str) -> String {
+    pub(crate) async fn token_of(&self, name: &str) -> String {
         let made = self.post(&self.admin, "tokens", &json!({ "name": "test", "user": name })).await.is(201);
         made.json()["secret"].as_str().unwrap().to_owned()
     }
 
     /// A new image of this person, `owner/name`.
-    pub async fn image(&self, person: &Person) -> String {
+    pub(crate) async fn image(&self, person: &Person) -> String {
         let reference = format!("{}/{}", person.name, self.fresh("i"));
         self.post(&person.token, "images", &json!({ "ref": reference })).await.is(201);
         reference
     }
 
     /// A new version of an image, by one-shot upload.
-    pub async fn version(&self, person: &Person, image: &str, bytes: Vec<u8>) -> Value {
+    pub(crate) async fn version(&self, person: &Person, image: &str, bytes: Vec<u8>) -> Value {
         let got = self.put(&person.token, &format!("images/{image}/content"), bytes).await;
         assert!(got.status == StatusCode::CREATED || got.status == StatusCode::OK, "{}", got.text());
         got.json()
@@ -247,7 +247,7 @@ async fn postgres_fresh() -> Option<String> {
 }
 
 /// Bytes that do not compress, different for each seed.
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut hash = [0u8; 8];
     hash.copy_from_slice(&seed.to_le_bytes());
     let mut out = vec![0; len];

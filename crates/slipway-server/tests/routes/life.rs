@@ -27,6 +27,10 @@ async fn it_says_how_it_is() {
     ] {
         assert!(metrics.lines().any(|got| got == line), "{line} in\n{metrics}");
     }
+    // What a proxy on this machine forwards does not count as asked from here.
+    site.call("GET", "/metrics").header("x-forwarded-for", "192.0.2.1").send().await.is(401);
+    site.call("GET", "/metrics").header("x-forwarded-for", "192.0.2.1").token(&person.token).send().await.is(403);
+    site.call("GET", "/metrics").header("x-forwarded-for", "192.0.2.1").token(&site.admin).send().await.is(200);
     let page = site.get("", "/docs/").await.is(200);
     assert!(page.header("content-type").starts_with("text/html"));
     let page = page.text();

@@ -8,13 +8,13 @@ use slipway_chunk::{
 };
 
 /// An image, cut by the client.
-pub struct Cut {
-    pub manifest: Manifest,
-    pub segments: Vec<Segment>,
-    pub chunks: Vec<(ChunkId, Vec<u8>)>,
+pub(crate) struct Cut {
+    pub(crate) manifest: Manifest,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) chunks: Vec<(ChunkId, Vec<u8>)>,
 }
 
-pub fn cut(bytes: &[u8]) -> Cut {
+pub(crate) fn cut(bytes: &[u8]) -> Cut {
     let params = ChunkerParams::default();
     let (mut scan, mut image) = (Scan::new(Stream(bytes), params), ImageBuilder::new(params, 512));
     let (mut segments, mut chunks) = (Vec::new(), Vec::new());
@@ -33,7 +33,7 @@ pub fn cut(bytes: &[u8]) -> Cut {
     Cut { manifest, segments, chunks }
 }
 
-pub fn frames(chunks: &[(ChunkId, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn frames(chunks: &[(ChunkId, Vec<u8>)]) -> Vec<u8> {
     let (mut builder, mut out) = (FrameBuilder::new(), Vec::new());
     for (id, bytes) in chunks {
         if !builder.fits(bytes.len()) {
@@ -47,7 +47,7 @@ pub fn frames(chunks: &[(ChunkId, Vec<u8>)]) -> Vec<u8> {
     out
 }
 
-pub async fn begin(site: &Site, person: &Person, image: &str, format: &str) -> String {
+pub(crate) async fn begin(site: &Site, person: &Person, image: &str, format: &str) -> String {
     let made = site.post(&person.token, "uploads", &json!({ "image": image, "format": format })).await.is(201).json();
     made["id"].as_str().unwrap().to_owned()
 }
