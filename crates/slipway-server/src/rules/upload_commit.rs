@@ -186,6 +186,11 @@ async fn newest_same(
     version_read(&row, &channels).map(Some)
 }
 
+/// Hashes must go through every zero byte, so for a huge sparse image they would cost far more than its data.
+fn digests_wanted(upload: &UploadRow, prepared: &Prepared) -> bool {
+    upload.digest.is_some() || prepared.size.saturating_sub(prepared.data_bytes) <= DIGEST_HOLES_MAX
+}
+
 /// Counts a commit on blobs that must all be live; false if prune took one.
 pub(crate) async fn blobs_touch(tx: &mut Tx, blobs: &[BlobId]) -> Result<bool, DbError> {
     // In order, so that two commits never wait for each other.
@@ -271,10 +276,7 @@ async fn version_insert(
         .bind(now)
         .bind(image.id);
     tx.run(update).await?;
-    // Hashes must go through every zero byte, so a huge sparse image would cost far more than its data.
-    let holes = prepared.size.saturating_sub(prepared.data_bytes);
-    let wanted = holes <= DIGEST_HOLES_MAX || upload.digest.is_some();
-    if wanted && (digest.is_none() || sha256.is_none()) {
+    if (digest.is_none() || sha256.is_none()) && digests_wanted(upload, prepared) {
         task_create(tx, &Caller::server(), TaskKind::Digest, &reference, &json!({ "content": content })).await?;
     }
     let detail =
