@@ -30,7 +30,8 @@ pub(crate) async fn docs_redirect(_: Ask) -> Answered {
 }
 
 pub(crate) async fn docs_file(ask: Ask) -> Answered {
-    static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::from("/openapi.json")));
+    static CONFIG: LazyLock<Arc<Config<'static>>> =
+        LazyLock::new(|| Arc::new(Config::from("/openapi.json").validator_url("none")));
     let file = ask.param("file");
     let served = utoipa_swagger_ui::serve(file, CONFIG.clone())
         .map_err(|error| Problem::new(Code::Internal, format!("serving the page of the API: {error}")))?;

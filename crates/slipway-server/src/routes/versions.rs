@@ -1,12 +1,29 @@
 //! Versions.
 
-use axum::http::StatusCode;
-use slipway_api::{Code, FindingReport, PageQuery, Problem, VersionPick};
+use axum::http::header::IF_MATCH;
+use axum::http::{HeaderMap, StatusCode};
+use slipway_api::{Code, FindingReport, ImageRef, PageQuery, Problem, VersionPick};
 
+use crate::core::{Caller, Core};
 use crate::http::answer::{self, Answered};
 use crate::http::ask::Ask;
 use crate::http::tag;
 use crate::rules;
+
+/// `If-Match` on a version compares with the tag that GET gives: a version's row has no revision of its own.
+async fn match_check(
+    core: &Core,
+    who: &Caller,
+    headers: &HeaderMap,
+    image: &ImageRef,
+    pick: &VersionPick,
+) -> Result<(), Problem> {
+    if !headers.contains_key(IF_MATCH) {
+        return Ok(());
+    }
+    let now = rules::version::version_get(core, who, image, pick).await?;
+    tag::match_text(headers, &answer::text_tag(&now)?)
+}
 
 pub(crate) async fn version_list(ask: Ask) -> Answered {
     let query = ask.query::<PageQuery>()?;
@@ -22,16 +39,15 @@ pub(crate) async fn version_get(ask: Ask) -> Answered {
 pub(crate) async fn version_change(mut ask: Ask) -> Answered {
     let change = ask.json().await?;
     let (image, pick) = (ask.image()?, ask.pick()?);
-    if ask.headers().contains_key("if-match") {
-        let now = rules::version::version_get(ask.core(), &ask.who, &image, &pick).await?;
-        tag::match_text(ask.headers(), &answer::text_tag(&now)?)?;
-    }
+    match_check(ask.core(), &ask.who, ask.headers(), &image, &pick).await?;
     let version = rules::version::version_change(ask.core(), &ask.who, &image, &pick, change).await?;
     answer::json(StatusCode::OK, &version)
 }
 
 pub(crate) async fn version_trash(ask: Ask) -> Answered {
-    rules::trash::version_trash(ask.core(), &ask.who, &ask.image()?, &ask.pick()?).await?;
+    let (image, pick) = (ask.image()?, ask.pick()?);
+    match_check(ask.core(), &ask.who, ask.headers(), &image, &pick).await?;
+    rules::trash::version_trash(ask.core(), &ask.who, &image, &pick).await?;
     answer::nothing()
 }
 

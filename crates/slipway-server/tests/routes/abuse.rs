@@ -215,6 +215,22 @@ async fn stale_and_repeated_changes_are_told_apart() {
     patch("*", "Three").send().await.is(200);
     site.call("GET", &path).token(token).header("if-none-match", &tag).send().await.is(200);
 
+    site.version(&person, &image, noise(1, 4096)).await;
+    let version = format!("{path}/versions/0");
+    for (thing, method, body) in [
+        (version.clone(), "PATCH", json!({ "message": "said" })),
+        (format!("{path}/channels/stable"), "PUT", json!({ "version": 0 })),
+    ] {
+        if method == "PUT" {
+            site.call("PUT", &thing).token(token).json(&body).send().await.is(200);
+        }
+        let tag = site.get(token, &thing).await.is(200).header("etag").to_owned();
+        let change = |tag: &str| site.call(method, &thing).token(token).header("if-match", tag).json(&body);
+        change("\"other\"").send().await.is(412);
+        change(&tag).send().await.is(200);
+        site.call("DELETE", &thing).token(token).header("if-match", "\"other\"").send().await.is(412);
+    }
+
     let new = json!({ "ref": format!("{}/once", person.name) });
     let create =
         |body: &serde_json::Value| site.call("POST", "images").token(token).header("idempotency-key", "k1").json(body);
