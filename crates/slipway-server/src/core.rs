@@ -183,6 +183,8 @@ pub struct Core {
 impl Core {
     /// Must be called within a tokio runtime.
     pub fn new(db: Db, store: Arc<Store>, config: CoreConfig) -> Arc<Self> {
+        let poisoned = store.clone();
+        db.on_flush_failed(move || poisoned.poison());
         Arc::new(Self { db, store, config, runtime: tokio::runtime::Handle::current(), sign_ins: SlowDown::default() })
     }
 

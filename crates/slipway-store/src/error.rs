@@ -62,6 +62,11 @@ impl StoreError {
         matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 
+    /// Whether this was the flush that poisoned the store.
+    pub fn is_flush_failed(&self) -> bool {
+        matches!(self, StoreError::Blob(BlobError::Io { act, .. }) if act.starts_with("flushing"))
+    }
+
     /// Whether the bucket does not answer; the same call may succeed when it is back.
     pub fn is_away(&self) -> bool {
         match self {

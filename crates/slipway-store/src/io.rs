@@ -32,6 +32,11 @@ impl Io {
         self.poisoned.load(Ordering::Acquire)
     }
 
+    /// See [`crate::Store::poison`].
+    pub(crate) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
     /// The planned fault of an operation that has no half-way.
     fn whole(&self, kind: OpKind) -> io::Result<()> {
         match self.faults.next(kind) {
@@ -74,7 +79,7 @@ impl Io {
     // second fsync would succeed and prove nothing. So the first failure is final.
     fn poison_on_error(&self, result: io::Result<()>) -> io::Result<()> {
         if result.is_err() {
-            self.poisoned.store(true, Ordering::Release);
+            self.poison();
         }
         result
     }

@@ -107,6 +107,11 @@ impl Store {
         self.blobs.is_poisoned()
     }
 
+    /// Says that a flush went wrong elsewhere, in the database that holds this store's rows: what holds for blobs holds for them.
+    pub fn poison(&self) {
+        self.blobs.poison();
+    }
+
     /// `Poisoned` if the store is: what a commit asks last.
     pub fn poison_check(&self) -> Result<(), StoreError> {
         if self.is_poisoned() { Err(StoreError::Poisoned) } else { Ok(()) }

@@ -41,6 +41,21 @@ impl DbError {
         // PostgreSQL: serialization failure, deadlock. SQLite: busy, locked, and busy with a stale snapshot.
         matches!(error.code().as_deref(), Some("40001" | "40P01" | "5" | "6" | "517"))
     }
+
+    fn has_code(&self, codes: &[&str]) -> bool {
+        let Self::Sql { source: sqlx::Error::Database(error), .. } = self else { return false };
+        error.code().is_some_and(|code| codes.contains(&code.as_ref()))
+    }
+
+    /// SQLite could not flush its file or folder: the kernel may have dropped what was written, and a second flush would prove nothing.
+    pub fn is_flush_failed(&self) -> bool {
+        self.has_code(&["1034", "1290"])
+    }
+
+    /// The disk below the database is full; PostgreSQL: `disk_full`.
+    pub fn is_no_space(&self) -> bool {
+        self.has_code(&["13", "53100"])
+    }
 }
 
 /// Why a transaction did not happen: the database, or a rule.
@@ -64,6 +79,14 @@ impl From<DbError> for Problem {
     /// The chain is logged here, because the problem document does not carry it.
     fn from(error: DbError) -> Self {
         tracing::error!(%error, "database");
+        if error.is_no_space() {
+            return Problem::new(Code::NoSpace, "no space left on the server's database disk")
+                .hint("delete what is not needed, or ask the server's admin");
+        }
+        if error.is_flush_failed() {
+            return Problem::new(Code::Unavailable, "a flush to the server's disk went wrong, so nothing more is committed")
+                .hint("ask the server's admin to check the disk");
+        }
         match error {
             DbError::Unknown(_) => Problem::new(Code::Unavailable, "the database went away during the commit")
                 .hint("ask again; the same request is never done twice"),

@@ -20,11 +20,11 @@ pub use tx::{End, Tx};
 
 use crate::core::{Caller, Nudge};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::{AnyPool, Executor};
+use sqlx::{AnyPool, Connection, Executor};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::broadcast;
 
@@ -57,6 +57,7 @@ struct Inner {
     reader: AnyPool,
     faults: SqlFaults,
     nudges: broadcast::Sender<Nudge>,
+    flush_failed: OnceLock<Box<dyn Fn() + Send + Sync>>,
     _lock: Option<DirLock>,
 }
 
@@ -90,7 +91,7 @@ impl Db {
             }
         };
         let (nudges, _) = broadcast::channel(256);
-        Ok(Self(Arc::new(Inner { dialect, writer, reader, faults, nudges, _lock: lock })))
+        Ok(Self(Arc::new(Inner { dialect, writer, reader, faults, nudges, flush_failed: OnceLock::new(), _lock: lock })))
     }
 
     /// Which database it is.
@@ -101,6 +102,11 @@ impl Db {
     /// Where committed changes are announced.
     pub fn nudges(&self) -> &broadcast::Sender<Nudge> {
         &self.0.nudges
+    }
+
+    /// What to do when a commit could not be flushed to disk; only the first wish counts.
+    pub fn on_flush_failed(&self, act: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.flush_failed.set(Box::new(act));
     }
 
     /// A transaction that only reads: one consistent view on SQLite. It ends when dropped.
@@ -167,6 +173,15 @@ async fn sqlite_pool(path: &Path, connections: u32, read_only: bool) -> Result<A
                     connection.execute("PRAGMA query_only = ON").await?;
                 }
                 Ok(())
+            })
+        })
+        // SQLite itself rolls back a transaction whose commit failed, for example on a full disk, and then refuses the rollback that
+        // sqlx sends. sqlx goes on to believe that a transaction is open: the next ones would be savepoints in it, answered with
+        // success and never committed. Such a connection is thrown away; the ping waits until the rollback was tried.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                connection.ping().await?;
+                Ok(!connection.is_in_transaction())
             })
         })
         .connect_with(options)

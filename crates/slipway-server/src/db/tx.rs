@@ -218,7 +218,11 @@ impl Tx {
         let Err(source) = done else { return Ok(()) };
         // A database error is an answer: it was not committed. Anything else leaves the outcome unknown.
         if matches!(source, sqlx::Error::Database(_)) {
-            return Err(DbError::Sql { act: "committing".to_owned(), source });
+            let error = DbError::Sql { act: "committing".to_owned(), source };
+            if let (true, Some(act)) = (error.is_flush_failed(), db.0.flush_failed.get()) {
+                act();
+            }
+            return Err(error);
         }
         match commit_resolve(&db, mark).await? {
             true => Ok(()),

@@ -11,6 +11,11 @@ pub fn store_problem(act: &str, error: StoreError) -> Problem {
             .hint("delete what is not needed, or ask an admin to prune");
     }
     let title = format!("{act}: {error}");
+    if error.is_flush_failed() {
+        tracing::error!(error = title, "store");
+        return Problem::new(Code::Unavailable, format!("{act}: a flush to the server's disk went wrong, so nothing more is kept"))
+            .hint("ask the server's admin to check the disk");
+    }
     if error.is_away() {
         tracing::error!(error = title, "store");
         return Problem::new(Code::Unavailable, format!("{act}: the storage does not answer"))

@@ -97,6 +97,11 @@ impl Blobs {
         self.io.is_poisoned()
     }
 
+    /// See [`crate::Store::poison`].
+    pub(crate) fn poison(&self) {
+        self.io.poison();
+    }
+
     /// Begins a blob. It exists under its key only after `finish`.
     pub fn create(&self, key: &str) -> Result<BlobWriter, BlobError> {
         key_check(key)?;

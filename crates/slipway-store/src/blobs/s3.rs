@@ -14,7 +14,7 @@ use futures_util::stream::BoxStream;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -25,6 +25,10 @@ use crate::io::{Answer, Io};
 /// Bytes of a part; all but the last have this length. S3 asks for at least 5 MiB and allows
 /// 10,000 parts.
 const PART_LEN: usize = 8 << 20;
+
+/// How often a request that found no answer is made again, within some two seconds. Clients try again too, and tasks are begun
+/// again; with the library's ten, somebody whose bucket is away waits for minutes to be told so.
+const RETRIES: usize = 5;
 
 /// Where the bucket is and who we are there.
 #[derive(Clone)]
@@ -76,6 +80,7 @@ impl S3Blobs {
             .with_region(config.region)
             .with_allow_http(config.allow_http)
             .with_virtual_hosted_style_request(!config.path_style)
+            .with_retry(RetryConfig { max_retries: RETRIES, ..RetryConfig::default() })
             // One DELETE per key: the bulk request is not offered by every S3.
             .with_disable_bulk_delete(true);
         if let Some(endpoint) = config.endpoint {
