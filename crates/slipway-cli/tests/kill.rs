@@ -59,13 +59,15 @@ impl Crowd<'_> {
         while self.goes_on() {
             let standing = self.oracle.standing();
             let Some(ack) = standing.get(chance.below(standing.len())) else { continue };
+            let old = image_fresh(chance.next(), ack.bytes.len());
             let _ = std::fs::remove_file(&target);
-            image_write(&target, &image_fresh(chance.next(), ack.bytes.len()));
+            image_write(&target, &old);
             let reference = format!("{}:{}", ack.image, ack.number);
             let said = self.client.run(&["flash", &reference, text(&target), "--yes"]);
             said.expect_any(&SHOT);
+            let state = left(&std::fs::read(&target).unwrap(), &old, &ack.bytes);
             if said.code == Some(0) {
-                assert!(std::fs::read(&target).unwrap() == *ack.bytes, "flashed {reference} is not what was pushed");
+                assert_eq!(state, Left::New, "flashed {reference} is not what was pushed");
                 self.done.fetch_add(1, Ordering::SeqCst);
             }
         }
@@ -246,18 +248,18 @@ fn flash_shot_at_any_moment() {
     let server = Server::start(&Place::new(folder.path()));
     let client = server.admin();
     let mut chance = Chance::new(kit::seed("flash_shot"));
-    let old = image_dense(chance.next(), 24 * MIB);
+    let old = image_dense(chance.next(), 64 * MIB);
     let mut new = old.clone();
     chance.fill(&mut new[..BLOCK]);
-    chance.fill(&mut new[4 * MIB..16 * MIB]);
-    new[18 * MIB..19 * MIB].fill(0);
-    new.copy_within(20 * MIB..21 * MIB, 22 * MIB);
+    chance.fill(&mut new[4 * MIB..40 * MIB]);
+    new[48 * MIB..49 * MIB].fill(0);
+    new.copy_within(50 * MIB..51 * MIB, 52 * MIB);
     let oracle = Oracle::default();
     oracle.push(&client, folder.path(), "me/new", new.clone());
     let flashing = Flashing { client: &client, target: folder.path().join("target.raw"), old, new };
     flashing.target_old();
     let (_, whole) = flashing.flash();
-    let tries = if kit::all() { 60 } else { 8 };
+    let tries = if kit::all() { 100 } else { 8 };
     let mut seen = [0; 3];
     for _ in 0..tries {
         let state = flashing.check(whole.mul_f64(chance.below(1000) as f64 / 1000.0));
@@ -267,6 +269,8 @@ fn flash_shot_at_any_moment() {
             Left::Disarmed => 2,
         }] += 1;
     }
+    // One try may miss the time of writing; a hundred do not.
+    assert!(!kit::all() || seen[2] > 0, "no try hit a flash while it wrote: {seen:?}");
     println!(
         "a flash takes {whole:?}; shot {tries} times it left old {}, new {}, disarmed {}",
         seen[0], seen[1], seen[2]

@@ -16,7 +16,9 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
 
@@ -268,4 +270,93 @@ fn root_no_space_left() {
         check_clean(&server.admin());
         oracle.everything_reads(&server.admin(), folder.path());
     }
+}
+
+/// The database's own disk is full to the last byte: every change is refused, and none that is answered with success is lost.
+#[test]
+#[ignore = "needs root"]
+fn root_no_space_for_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Mount::new(&["-t", "tmpfs", "-o", "size=32m", "tmpfs"], &folder.path().join("disk"));
+    let server = Server::start(&Place::new(&disk.at).with_env("SLIPWAY_MIN_FREE_BYTES", "0"));
+    let client = server.admin();
+    let oracle = Oracle::default();
+    oracle.push(&client, folder.path(), "me/os", image_dense(1, 2 * MIB));
+    let filler = disk.at.join("filler");
+    for round in 0..3 {
+        let mut file = std::fs::File::create(&filler).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+        drop(file);
+        // The log of the database has some room left at first; then it has none.
+        let refused = (0..40)
+            .map(|number| client.run(&["image", "create", &format!("me/full-{round}-{number}"), "-o", "json"]))
+            .find(|said| said.code != Some(0));
+        let refused = refused.expect("a full disk takes forty images");
+        refused.expect(6).names(&["space"]);
+        client.run(&["image", "create", "me/one-more"]).expect(6);
+        std::fs::remove_file(&filler).unwrap();
+        // There is room again: what is answered with success from now on must still be there after a kill -9.
+        oracle.push(&client, folder.path(), "me/os", image_dense(10 + round, MIB));
+    }
+    let place = server.kill();
+    let server = Server::start_again(&place);
+    oracle.everything_reads(&server.admin(), folder.path());
+    check_clean(&server.admin());
+}
+
+/// A flush to disk that fails: nothing more is committed, everybody is told, the server ends with a code of its own, and what was
+/// under way is distrusted at the next start.
+#[test]
+#[ignore = "needs root"]
+fn root_a_failed_fsync_ends_the_server() {
+    // The store flushes its blobs with fdatasync, the database its log with fsync.
+    for call in ["fdatasync", "fsync"] {
+        flush_fails(call);
+    }
+}
+
+fn flush_fails(call: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&Place::new(folder.path()));
+    let client = server.admin();
+    let oracle = Oracle::default();
+    oracle.push(&client, folder.path(), "me/os", image_fresh(1, 2 * MIB));
+    // Long enough for the digest of what was pushed, so that the next commit is that of the next push.
+    std::thread::sleep(Duration::from_millis(500));
+    let mut strace = Command::new(kit::tool("strace"))
+        .args(["-f", "-qq", "-e", &format!("trace={call}"), "-e", &format!("inject={call}:error=EIO")])
+        .args(["-p", &server.pid().to_string()])
+        .arg("-o")
+        .arg(folder.path().join("strace"))
+        .spawn()
+        .unwrap();
+    let bytes = Arc::new(image_dense(2, 2 * MIB));
+    let begun = Instant::now();
+    // It is traced once the first thread is; a push before that would be a success like any other.
+    let status = format!("/proc/{}/status", server.pid());
+    while std::fs::read_to_string(&status).is_ok_and(|status| status.contains("TracerPid:\t0")) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "strace does not get hold of the server");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let said = push_begin(&client, folder.path(), "me/os", &bytes).finish();
+    said.expect_any(&[8, 9]).names(&[]);
+    println!("{call} fails, after {:?}: {}", said.took, said.stderr);
+    let status = loop {
+        match server.ended() {
+            Some(status) => break status,
+            None if begun.elapsed() > Duration::from_secs(60) => panic!("the server goes on:\n{}", server.log()),
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    assert_eq!(status.code(), Some(70), "{}", server.log());
+    let _ = strace.wait();
+    let place = server.kill();
+    let server = Server::start_again(&place);
+    let client = server.admin();
+    assert_eq!(oracle.everything_reads(&client, folder.path()).listed, 1);
+    check_clean(&client);
+    oracle.push(&client, folder.path(), "me/os", bytes.to_vec());
+    check_clean(&client);
+    oracle.everything_reads(&client, folder.path());
 }
