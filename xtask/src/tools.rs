@@ -29,6 +29,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("zstd", "zstd"),
     tool("gzip", "gzip"),
     tool("curl", "curl"),
+    tool("strace", "strace"),
     tool("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
 ];
 
