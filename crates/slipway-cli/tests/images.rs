@@ -219,7 +219,10 @@ fn root_unfit_targets_are_refused_untouched() {
     // A file behind a loop device is refused as well, and a folder or a name below /dev that is no device never made.
     let said = client.run(&["flash", "me/ext4:0", text(&disk.file), "--yes"]);
     said.expect(10).names(&[disk.name()]);
-    client.run(&["flash", "me/ext4:0", "/dev/slipway-none", "--yes"]).expect_any(&[3, 10]).names(&["/dev/slipway-none"]);
+    client
+        .run(&["flash", "me/ext4:0", "/dev/slipway-none", "--yes"])
+        .expect_any(&[3, 10])
+        .names(&["/dev/slipway-none"]);
     assert!(!Path::new("/dev/slipway-none").exists());
 }
 

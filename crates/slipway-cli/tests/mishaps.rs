@@ -164,7 +164,9 @@ fn a_body_that_ends_early_or_lies_makes_nothing() {
     let chunk = format!("{:x}\r\n", image.len());
     let unended = [chunk.as_bytes(), &image, b"\r\n"].concat();
     let wrong = format!("Repr-Digest: sha-256=:{}:", "A".repeat(43) + "=");
-    let bodies: [(&str, &[&str], &[u8], End, &str); 5] = [
+    /// A name, lines of the head, the body, whether it is all of it, and a word of the answer.
+    type Row<'a> = (&'a str, &'a [&'a str], &'a [u8], End, &'a str);
+    let bodies: [Row; 5] = [
         ("cut off", &[&length], &image[..MIB], End::Early, ""),
         ("without its end", &["Transfer-Encoding: chunked"], &unended, End::Early, ""),
         ("of another digest", &[&length, &wrong], &image, End::Whole, "digest_mismatch"),
