@@ -2,21 +2,23 @@
 
 mod capability;
 mod config;
+pub mod core;
+pub mod db;
 mod http;
+pub mod ledger;
 mod metrics;
 mod openapi;
+pub mod policy;
 mod routes;
+pub mod rules;
 pub mod scope;
 pub mod secret;
 mod serve;
 pub mod slowdown;
-pub mod core;
-pub mod db;
-pub mod ledger;
-pub mod policy;
-pub mod rules;
 pub mod workers;
 
-pub use config::{Origin, SERVE_VARIABLES, ServeOptions, ServeSettings, Setting, serve_options_merge, serve_settings_read};
+pub use config::{
+    Origin, SERVE_VARIABLES, ServeOptions, ServeSettings, Setting, serve_options_merge, serve_settings_read,
+};
 pub use openapi::openapi_text;
 pub use serve::{ExitReason, ServeTrial, Server, serve};

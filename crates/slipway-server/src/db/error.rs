@@ -84,8 +84,11 @@ impl From<DbError> for Problem {
                 .hint("delete what is not needed, or ask the server's admin");
         }
         if error.is_flush_failed() {
-            return Problem::new(Code::Unavailable, "a flush to the server's disk went wrong, so nothing more is committed")
-                .hint("ask the server's admin to check the disk");
+            return Problem::new(
+                Code::Unavailable,
+                "a flush to the server's disk went wrong, so nothing more is committed",
+            )
+            .hint("ask the server's admin to check the disk");
         }
         match error {
             DbError::Unknown(_) => Problem::new(Code::Unavailable, "the database went away during the commit")

@@ -91,7 +91,15 @@ impl Db {
             }
         };
         let (nudges, _) = broadcast::channel(256);
-        Ok(Self(Arc::new(Inner { dialect, writer, reader, faults, nudges, flush_failed: OnceLock::new(), _lock: lock })))
+        Ok(Self(Arc::new(Inner {
+            dialect,
+            writer,
+            reader,
+            faults,
+            nudges,
+            flush_failed: OnceLock::new(),
+            _lock: lock,
+        })))
     }
 
     /// Which database it is.

@@ -23,29 +23,23 @@ pub(crate) enum Shape {
 
 /// JSON of this type.
 pub(crate) fn json<T: ToSchema>() -> Shape {
-    Shape::Json(
-        schema_name::<T>,
-        || {
-            let mut all = Named::new();
-            T::schemas(&mut all);
-            all.push((schema_name::<T>(), T::schema()));
-            all
-        },
-    )
+    Shape::Json(schema_name::<T>, || {
+        let mut all = Named::new();
+        T::schemas(&mut all);
+        all.push((schema_name::<T>(), T::schema()));
+        all
+    })
 }
 
 /// JSON of a page of this type, whose own schema utoipa does not name among those that the page refers to.
 pub(crate) fn page<T: ToSchema>() -> Shape {
-    Shape::Json(
-        schema_name::<Page<T>>,
-        || {
-            let mut all = Named::new();
-            T::schemas(&mut all);
-            all.push((schema_name::<T>(), T::schema()));
-            all.push((schema_name::<Page<T>>(), Page::<T>::schema()));
-            all
-        },
-    )
+    Shape::Json(schema_name::<Page<T>>, || {
+        let mut all = Named::new();
+        T::schemas(&mut all);
+        all.push((schema_name::<T>(), T::schema()));
+        all.push((schema_name::<Page<T>>(), Page::<T>::schema()));
+        all
+    })
 }
 
 /// A generic type's name has its parameters' names behind it: a page of images is `Page_Image`.

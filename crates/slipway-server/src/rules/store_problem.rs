@@ -13,8 +13,11 @@ pub fn store_problem(act: &str, error: StoreError) -> Problem {
     let title = format!("{act}: {error}");
     if error.is_flush_failed() {
         tracing::error!(error = title, "store");
-        return Problem::new(Code::Unavailable, format!("{act}: a flush to the server's disk went wrong, so nothing more is kept"))
-            .hint("ask the server's admin to check the disk");
+        return Problem::new(
+            Code::Unavailable,
+            format!("{act}: a flush to the server's disk went wrong, so nothing more is kept"),
+        )
+        .hint("ask the server's admin to check the disk");
     }
     if error.is_away() {
         tracing::error!(error = title, "store");
