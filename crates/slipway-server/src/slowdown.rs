@@ -186,7 +186,9 @@ mod tests {
     fn quiet_keys_and_clocks_set_back_begin_anew() {
         for later in [3_600_001 + 20_000, -5_000_000] {
             let slow = SlowDown::default();
-            (0..8).for_each(|_| drop(slow.attempt("jan", HERE, 10_000)));
+            (0..8).for_each(|_| {
+                let _ = slow.attempt("jan", HERE, 10_000);
+            });
             assert!(matches!(slow.attempt("jan", HERE, 10_000), Verdict::Wait(_)));
             let now = 10_000 + later;
             assert_eq!(slow.attempt("jan", HERE, now), Verdict::Go(Duration::ZERO));
@@ -194,7 +196,9 @@ mod tests {
         // Less than that gives a guesser nothing.
         for nearby in [9_990, 10_010] {
             let slow = SlowDown::default();
-            (0..8).for_each(|_| drop(slow.attempt("jan", HERE, 10_000)));
+            (0..8).for_each(|_| {
+                let _ = slow.attempt("jan", HERE, 10_000);
+            });
             assert!(matches!(slow.attempt("jan", HERE, nearby), Verdict::Wait(_)));
         }
     }
@@ -214,7 +218,9 @@ mod tests {
         let refused = (0..100).filter(|n| matches!(slow.attempt("jan", within(*n), 0), Verdict::Wait(_))).count();
         assert_eq!(refused, 92);
         let mapped = Some(IpAddr::V6(Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped()));
-        (0..8).for_each(|_| drop(slow.attempt("eva", mapped, 0)));
+        (0..8).for_each(|_| {
+            let _ = slow.attempt("eva", mapped, 0);
+        });
         assert!(matches!(slow.attempt("eva", HERE, 0), Verdict::Wait(_)));
     }
 
