@@ -13,6 +13,7 @@ use kit::image::{image_changed, image_fresh, image_write};
 use kit::oracle::{Oracle, check_clean, push_begin};
 use kit::server::{Place, Server};
 use kit::text;
+use slipway_server::rules::upload::COMMIT_CRASH_POINTS;
 use slipway_store::CRASH_POINTS;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -219,7 +220,8 @@ fn sweep(database: Option<String>) {
     let kind = if database.is_some() { "PostgreSQL" } else { "SQLite" };
     let base = Base::new(&folder.path().join("base"), database.clone());
     let passes = if kit::all() { PASSES } else { 1 };
-    let cases: Vec<_> = CRASH_POINTS.iter().flat_map(|point| (1..=passes).map(move |n| (*point, n))).collect();
+    let points = CRASH_POINTS.iter().chain(&COMMIT_CRASH_POINTS);
+    let cases: Vec<_> = points.flat_map(|point| (1..=passes).map(move |n| (*point, n))).collect();
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some((point, n)) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {

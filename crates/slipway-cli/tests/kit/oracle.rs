@@ -54,6 +54,11 @@ impl Oracle {
         Some(ack)
     }
 
+    /// Remembers something else than what was said.
+    pub fn replace(&self, ack: &Ack) {
+        self.book().acks.insert((full(&ack.image), ack.number), ack.clone());
+    }
+
     /// Deleting it was asked for: it may be gone from now on.
     pub fn give_up(&self, image: &str, number: u64) {
         self.book().given_up.insert((full(image), number));
