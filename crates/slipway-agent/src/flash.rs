@@ -25,7 +25,7 @@ Examples:
   slipway-agent flash jan/os:3 /dev/nvme0n1
   slipway-agent flash jan/os /dev/disk/by-id/wwn-0x5000c500 -o json")]
 pub(crate) struct Args {
-    /// owner/name[:N|:channel][@root]
+    #[arg(help = "owner/name[:N|:channel][@root]")]
     reference: String,
     /// A block device, or a file, which is made if it does not exist
     target: PathBuf,

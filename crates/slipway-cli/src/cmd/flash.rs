@@ -24,7 +24,7 @@ Examples:
   slipway flash me/os:stable target.raw --yes
   slipway flash me/os /dev/sdb --yes --fix-gpt -o json")]
 pub(crate) struct Args {
-    /// owner/name[:N|:channel][@root]
+    #[arg(help = "owner/name[:N|:channel][@root]")]
     reference: String,
     /// A block device, or a file, which is made if it does not exist
     target: PathBuf,

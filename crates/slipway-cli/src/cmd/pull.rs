@@ -22,7 +22,7 @@ Examples:
   slipway pull me/os:stable -o - | zstd > os.raw.zst
   slipway pull me/os -o os.raw --output json")]
 pub(crate) struct Args {
-    /// owner/name[:N|:channel][@root]
+    #[arg(help = "owner/name[:N|:channel][@root]")]
     reference: String,
     /// Where to: a file, or '-' for stdout
     #[arg(short = 'o', long = "file", value_name = "FILE")]

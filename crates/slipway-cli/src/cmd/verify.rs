@@ -22,7 +22,7 @@ Examples:
   slipway verify me/os:1 /dev/sdb
   slipway verify me/os:stable target.raw -o json")]
 pub(crate) struct Args {
-    /// owner/name[:N|:channel][@root]
+    #[arg(help = "owner/name[:N|:channel][@root]")]
     reference: String,
     /// A block device or file
     target: PathBuf,

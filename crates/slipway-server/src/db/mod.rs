@@ -1,6 +1,6 @@
 //! The database: SQLite for one server, PostgreSQL for several, one SQL text.
 //!
-//! Every change goes through [`crate::db::tx!`], which runs its body again when it lost against another transaction and appends to the
+//! Every change goes through `tx!`, which runs its body again when it lost against another transaction and appends to the
 //! journal before it commits.
 
 mod dialect;
@@ -122,7 +122,7 @@ impl Db {
         Tx::begin(self.clone(), &self.0.reader, &Caller::nobody()).await
     }
 
-    /// A transaction that writes; [`tx!`] is the way to use it.
+    /// A transaction that writes; `tx!` is the way to use it.
     pub async fn begin(&self, who: &Caller) -> Result<Tx, DbError> {
         Tx::begin(self.clone(), &self.0.writer, who).await
     }
