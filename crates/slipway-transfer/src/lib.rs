@@ -1,6 +1,6 @@
 //! What to fetch or send, in which order, over how many connections.
 //!
-//! [`push`] makes a version of a [`Source`]. [`RemoteContent`] finds a version; [`flash`] makes a target hold it, [`target_verify`]
+//! [`push()`] makes a version of a [`Source`]. [`RemoteContent`] finds a version; [`flash()`] makes a target hold it, [`target_verify`]
 //! compares, [`pull_file`] and [`pull_stream`] bring it here. Threads read, hash and write; tasks wait for the network; bounded
 //! channels lie between them. Every future here wants a Tokio runtime with its timers and blocking threads.
 
