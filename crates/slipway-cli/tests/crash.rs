@@ -221,7 +221,10 @@ fn sweep(database: Option<String>) {
     let base = Base::new(&folder.path().join("base"), database.clone());
     let passes = if kit::all() { PASSES } else { 1 };
     let points = CRASH_POINTS.iter().chain(&COMMIT_CRASH_POINTS);
-    let cases: Vec<_> = points.flat_map(|point| (1..=passes).map(move |n| (*point, n))).collect();
+    // On PostgreSQL a prune that was shot goes on when its lease of a minute is over.
+    let slow = |point: &str, n: u64| database.is_some() && point.starts_with("prune") && n > 2;
+    let cases: Vec<_> =
+        points.flat_map(|point| (1..=passes).map(move |n| (*point, n))).filter(|(point, n)| !slow(point, *n)).collect();
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some((point, n)) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {

@@ -76,8 +76,12 @@ impl Crowd<'_> {
     /// Deletes old versions and prunes.
     fn prunes(&self, mut chance: Chance) {
         while self.goes_on() {
-            let standing = self.oracle.standing();
-            if standing.len() > 6 {
+            // Several at a time, so that there is not more and more to read in each round.
+            for _ in 0..3 {
+                let standing = self.oracle.standing();
+                if standing.len() <= 8 {
+                    break;
+                }
                 let ack = &standing[chance.below(standing.len() - 3)];
                 self.oracle.give_up(&ack.image, ack.number);
                 self.client.run(&["image", "rm", &format!("{}:{}", ack.image, ack.number)]).expect_any(&SHOT);
