@@ -31,13 +31,19 @@ const PASSES: u64 = 5;
 enum Step {
     PushNew,
     PushChanged,
+    /// Further ones, so that later passes of a commit's points exist.
+    PushMore(u64),
     Flash,
     Remove,
     Prune,
     Repair,
 }
 
-const STEPS: [Step; 6] = [Step::PushNew, Step::PushChanged, Step::Flash, Step::Remove, Step::Prune, Step::Repair];
+fn steps() -> Vec<Step> {
+    let more = (1..=if kit::all() { 3 } else { 0 }).map(Step::PushMore);
+    let rest = [Step::Flash, Step::Remove, Step::Prune, Step::Repair];
+    [Step::PushNew, Step::PushChanged].into_iter().chain(more).chain(rest).collect()
+}
 
 /// One copy of the base with one point to die at.
 struct Case<'a> {
@@ -68,6 +74,7 @@ impl Case<'_> {
         Some(match step {
             Step::PushNew => push("me/fresh", &self.new, alive),
             Step::PushChanged => push("me/keep", &self.changed, alive),
+            Step::PushMore(seed) => push("me/fresh", &Arc::new(image_changed(&self.new, seed)), alive),
             Step::Flash => ended(client.begin(&["flash", "me/keep:1", text(&target), "--yes"]), alive),
             Step::Remove => {
                 self.oracle.give_up("me/keep", 0);
@@ -151,7 +158,7 @@ fn die(case: &Case<'_>, doomed: &Place, place: &Place) -> (Option<Step>, Place) 
     };
     let client = server.admin();
     let place = Place { port: server.place.port, ..place.clone() };
-    for step in STEPS {
+    for step in steps() {
         let mut status = None;
         let said = case.step(step, &client, &mut || {
             status = server.ended();
@@ -183,7 +190,7 @@ fn prove(case: &Case<'_>, server: &Server, died_in: Step, base: &Base, flashed: 
     let read = case.oracle.everything_reads(&client, &case.folder);
     assert!(read.acknowledged >= 4, "{}: only {read:?} were left to read", case.name);
     // The interrupted command again, and all that would have followed.
-    for step in STEPS.into_iter().skip_while(|step| *step != died_in) {
+    for step in steps().into_iter().skip_while(|step| *step != died_in) {
         if let Some(said) = case.step(step, &client, &mut || true) {
             case.fine(step, &said);
         }
