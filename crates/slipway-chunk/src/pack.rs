@@ -68,6 +68,11 @@ impl<W: Write> PackWriter<W> {
         self.footer.frames.is_empty()
     }
 
+    /// Bytes that the footer would have if the pack were finished now.
+    pub fn footer_len(&self) -> u64 {
+        self.footer_len
+    }
+
     /// Bytes of the frames written so far.
     pub fn frames_len(&self) -> u64 {
         self.len - PACK_HEADER_LEN

@@ -9,7 +9,7 @@ use crate::error::StoreError;
 use crate::id::{BlobId, SpaceId};
 use crate::ledger::{BlobKind, BlobState, Ledger};
 use crate::stage::Stage;
-use crate::store::{Store, spaces_with};
+use crate::store::{Store, footer_is_full, spaces_with};
 use crate::usage::Usage;
 
 /// A pack being written. The writer is dropped before the stage that takes its row back.
@@ -114,7 +114,7 @@ impl<'a> Intake<'a> {
         pack.writer.frame_append(frame).map_err(|source| pack.stage.write_error(source))?;
         self.usage.mark_new(pack.stage.id, pack.frames, frame.bytes.len() as u32);
         pack.frames += 1;
-        if pack.writer.len() >= self.store.config.pack_len {
+        if pack.writer.len() >= self.store.config.pack_len || footer_is_full(&pack.writer) {
             self.pack_finish(pack)
         } else {
             self.pack = Some(pack);

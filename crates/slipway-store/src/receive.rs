@@ -9,7 +9,7 @@ use crate::error::StoreError;
 use crate::id::{BlobId, SpaceId};
 use crate::ledger::{BlobKind, BlobState, Ledger};
 use crate::stage::Stage;
-use crate::store::Store;
+use crate::store::{Store, footer_is_full};
 
 /// For whom something is received.
 #[derive(Debug, Clone)]
@@ -29,8 +29,9 @@ pub struct Received {
 
 impl Store {
     /// Takes whole frames, one after the other, until the source ends; each is decoded and its
-    /// chunks hashed once, and it is stored as it came. All go into one pack, which is live when
-    /// this returns; if it errs, nothing was stored. No frames are no error.
+    /// chunks hashed once, and it is stored as it came. All go into one pack, or a few if they have
+    /// very many chunks, which are live when this returns; if it errs, nothing refers to what was
+    /// stored, and prune takes it. No frames are no error.
     ///
     /// # Errors
     /// `Format` for a frame that is cut off, has a base, a key or a codec that is not known, or
@@ -65,14 +66,26 @@ impl Store {
             if let Some((writer, stage)) = &mut pack {
                 writer.frame_append(&frame).map_err(|error| stage.write_error(error))?;
             }
+            if let Some((writer, stage)) = pack.take_if(|(writer, _)| footer_is_full(writer)) {
+                self.pack_publish(writer, stage, ledger)?;
+            }
         }
         if let Some((writer, stage)) = pack {
-            let (writer, receipt) = writer.finish().map_err(|error| stage.write_error(error))?;
-            let id = stage.publish(writer, receipt.len, receipt.frames_len, &receipt.digest)?;
-            self.index.footer_keep(id, &receipt.footer);
-            self.index_sync(ledger)?;
+            self.pack_publish(writer, stage, ledger)?;
         }
         Ok(received)
+    }
+
+    fn pack_publish(
+        &self,
+        writer: PackWriter<BlobWriter>,
+        stage: Stage<'_>,
+        ledger: &dyn Ledger,
+    ) -> Result<(), StoreError> {
+        let (writer, receipt) = writer.finish().map_err(|error| stage.write_error(error))?;
+        let id = stage.publish(writer, receipt.len, receipt.frames_len, &receipt.digest)?;
+        self.index.footer_keep(id, &receipt.footer);
+        self.index_sync(ledger)
     }
 
     /// Takes the encoding of a segment; a space keeps one of a name. Whether its chunks are here

@@ -9,7 +9,7 @@ use crate::id::SpaceId;
 use crate::index::PackRow;
 use crate::ledger::{BlobKind, Ledger};
 use crate::stage::Stage;
-use crate::store::Store;
+use crate::store::{Store, footer_is_full};
 
 pub(crate) struct Rewriter<'a> {
     store: &'a Store,
@@ -78,7 +78,7 @@ impl<'a> Rewriter<'a> {
             drop(writer);
             return Err(error);
         }
-        let full = writer.len() >= self.store.config.pack_len;
+        let full = writer.len() >= self.store.config.pack_len || footer_is_full(&writer);
         self.pack = Some((writer, stage));
         if full { self.pack_finish() } else { Ok(()) }
     }

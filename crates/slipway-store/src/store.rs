@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use slipway_chunk::{ChunkId, DecodedFrame, PackId, Segment, SegmentId};
+use slipway_chunk::{ChunkId, DecodedFrame, PackId, PackWriter, Segment, SegmentId};
 
-use crate::blobs::Blobs;
+use crate::blobs::{BlobWriter, Blobs};
 use crate::cache::Cache;
 use crate::error::StoreError;
 use crate::faults::Faults;
@@ -19,6 +19,10 @@ use crate::prune::Changes;
 
 /// Findings kept until somebody asks; more are dropped, a check finds them again.
 const FINDINGS_MAX: usize = 1000;
+
+/// A pack is finished, however short it is, when its footer has this many bytes (some 58,000 chunks): every look-up of a chunk may have to
+/// read a footer, so that a pack of tiny or very well compressed chunks must not grow one that no cache holds.
+const FOOTER_LEN_FULL: u64 = 2 << 20;
 
 /// Numbers that change speed and memory, never the answer.
 #[derive(Debug, Clone)]
@@ -251,6 +255,11 @@ impl Drop for Changing<'_> {
     fn drop(&mut self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// Whether a pack has as many chunks as it should have at most.
+pub(crate) fn footer_is_full(pack: &PackWriter<BlobWriter>) -> bool {
+    pack.footer_len() >= FOOTER_LEN_FULL
 }
 
 /// These spaces, and the first, each once: where chunks may be looked up.
