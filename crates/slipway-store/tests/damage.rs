@@ -293,3 +293,48 @@ fn a_pushed_content_is_whole_or_refused() {
     assert!(ledger.blobs_in(&[BlobState::Staged]).unwrap().is_empty());
     assert_clean(&store, &ledger);
 }
+
+#[test]
+fn blobs_that_are_all_away_are_not_given_up() {
+    let folder = folder();
+    let ledger = MemoryLedger::new();
+    let home = space("u-1");
+    let bytes = image(&[1, 2, 3]);
+    let (prepared, _) = push(&store(folder.path()), &ledger, &home, "a", &bytes);
+    let (blobs, aside) = (folder.path().join("blobs"), folder.path().join("unmounted"));
+    std::fs::rename(&blobs, &aside).unwrap();
+    let report = repair(&store(folder.path()), &ledger);
+    assert!(report.findings.iter().any(|finding| finding.kind == FindingKind::MissingBlob));
+    assert!(report.findings.iter().all(|finding| finding.repaired.is_none()), "{:?}", report.findings);
+    std::fs::remove_dir_all(&blobs).unwrap();
+    std::fs::rename(&aside, &blobs).unwrap();
+    let store = store(folder.path());
+    assert_clean(&store, &ledger);
+    assert!(read_back(&store, &ledger, std::slice::from_ref(&home), &prepared.root).unwrap() == bytes);
+}
+
+#[test]
+fn a_pack_of_tiny_chunks_is_finished_early() {
+    let folder = folder();
+    let (store, ledger) = (store(folder.path()), MemoryLedger::new());
+    let home = space("u-1");
+    let (mut frames, mut ids) = (Vec::new(), Vec::new());
+    for frame in 0..250u32 {
+        let mut builder = FrameBuilder::new();
+        for chunk in 0..250u32 {
+            let bytes = (frame * 250 + chunk).to_le_bytes();
+            ids.push(ChunkId::of(&bytes));
+            builder.push(ChunkId::of(&bytes), &bytes);
+        }
+        frames.extend(builder.take().encode(1).bytes);
+    }
+    let spec = ReceiveSpec { space: home.clone(), upload: "a".to_owned() };
+    let received = store.frames_receive(&spec, &mut Cursor::new(frames), &ledger).unwrap();
+    assert_eq!(received.chunks, 62_500);
+    let packs: Vec<_> = ledger.rows().into_iter().filter(|row| row.kind == BlobKind::Pack).collect();
+    assert_eq!(packs.len(), 2, "the footer of one would be too long");
+    assert_eq!(packs.iter().map(|row| row.frames_len).sum::<u64>(), received.frames_len);
+    assert!(packs.iter().all(|row| row.len - row.frames_len < 3 << 20), "{packs:?}");
+    let missing = store.chunks_missing(std::slice::from_ref(&home), &ids).unwrap();
+    assert!(missing.iter().all(|missing| !missing));
+}

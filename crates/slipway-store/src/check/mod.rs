@@ -81,6 +81,10 @@ impl Store {
             self.blobs.list(kind.folder(), &mut |blob| keys.push(blob.key))?;
         }
         let rows = ledger.blobs_in(&BlobState::ALL)?;
+        // Not one blob of all: a folder that is not mounted, or another bucket. A quarantined row never comes back, so none is while what
+        // it speaks of is most likely only away.
+        let away = keys.is_empty() && rows.iter().any(BlobRow::is_readable);
+        let spec = &CheckSpec { repair: spec.repair && !away, ..*spec };
         self.index_sync(ledger)?;
 
         let total = rows.len() as u64;
