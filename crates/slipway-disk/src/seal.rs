@@ -147,7 +147,13 @@ impl Writing {
         let mut record = first[..MBR_LEN].to_vec();
         protective_mbr_resize(&mut record, sectors);
         self.last_sector_guard(moved.backup_lba * sector as u64)?;
-        self.put(moved.entries_lba * sector as u64, &moved.entries)?;
+        let entries_at = moved.entries_lba * sector as u64;
+        self.put(entries_at, &moved.entries)?;
+        // They lie behind the image, where no read-back of the image looks.
+        self.flush()?;
+        if self.read(entries_at, moved.entries.len())? != moved.entries {
+            return Err(DiskError::ReadBack { path: self.facts.path.clone(), at: entries_at });
+        }
         self.put(moved.backup_lba * sector as u64, &moved.backup)?;
         self.put(sector as u64, &moved.primary)?;
         self.put(0, &record)?;

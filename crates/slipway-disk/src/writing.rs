@@ -187,6 +187,16 @@ impl Writing {
         self.touched.ranges()
     }
 
+    /// The image's guarded ranges `(at, len)`, once anything differs: [`Writing::seal`] then writes all of what is held, also
+    /// what was only read from the target, so a read-back has to look at it. None while nothing differs.
+    pub fn guarded_ranges(&self) -> Vec<(u64, u64)> {
+        if self.is_unchanged() {
+            return Vec::new();
+        }
+        let own = self.guards.iter().filter(|guard| guard.at < self.shape.size);
+        own.map(|guard| (guard.at, guard.held.len() as u64)).collect()
+    }
+
     /// Whether nothing differed so far, so that the target is as it was.
     pub fn is_unchanged(&self) -> bool {
         !self.disarmed && self.guards.iter().all(|guard| !guard.changed)

@@ -38,6 +38,9 @@ pub(super) fn open(path: &Path, shape: &Shape) -> Result<Opened, TargetError> {
         return Err(TargetError::Kind { path: path.to_owned(), kind: "thing that changes while it is opened" });
     }
     lock(path, &file)?;
+    // What an earlier flash wrote and did not live to flush reads back from memory and would count as there: its zeros
+    // as disarmed, its data as in place.
+    file.sync_data().map_err(io("flushing"))?;
     let sector_size = ioctl_blksszget(&file).map_err(|errno| io("asking the sector size of")(errno.into()))?;
     let size = seek(&file, SeekFrom::End(0)).map_err(|errno| io("asking the size of")(errno.into()))?;
     if size == 0 {
@@ -133,7 +136,9 @@ fn use_refuse(path: &Path, dev: Dev, tree: &Tree, uses: &Uses) -> Result<(), Tar
             return Err(TargetError::Held { path: path(), device: tree.name(*part), holder: tree.name(*holder) });
         }
     }
-    match uses.loops.iter().find(|(_, backing)| above.contains(backing)) {
+    // A loop device over the whole disk holds no claim, and reaches its partitions too.
+    let whole = tree.disk_of(dev);
+    match uses.loops.iter().find(|(_, backing)| above.contains(backing) || whole == Some(*backing)) {
         Some((holder, device)) => {
             Err(TargetError::Held { path: path(), device: tree.name(*device), holder: holder.clone() })
         }
