@@ -2,7 +2,7 @@
 
 use crate::compare::{Compared, target_compare};
 use crate::fetch::{Arrived, Fetched, Fetcher, arrived_verify};
-use crate::look::{Readable, SegmentFeed, looks, spans, spans_read};
+use crate::look::{Look, Readable, SegmentFeed, looks, spans, spans_read};
 use crate::marks::Marks;
 use crate::plan::Need;
 use crate::{Caps, Control, Event, RemoteContent, Step, TransferError};
@@ -225,26 +225,30 @@ impl Flash {
         Ok(())
     }
 
-    /// Reads back every piece of the image that was touched.
+    /// Reads back every piece of the image that was touched, and what is held to be written last.
     fn read_back(&self, writing: &mut Writing) -> Result<u64, TransferError> {
         let content = &self.fetcher.content;
         let name = writing.facts().path.display().to_string();
-        let touched = writing.touched_ranges();
+        let (touched, held) = (writing.touched_ranges(), writing.guarded_ranges());
+        let is_held =
+            |look: &Look| held.iter().any(|(at, len)| look.at < at + len && *at < look.at + u64::from(look.len));
         let mut segments: Vec<usize> = touched
             .iter()
+            .chain(&held)
             .flat_map(|(at, len)| at / SEGMENT_LEN..=(at + len - 1) / SEGMENT_LEN)
             .map(|index| index as usize)
             .filter(|index| *index < content.segment_count())
             .collect();
+        segments.sort_unstable();
         segments.dedup();
         let total: u64 = touched.iter().map(|(_, len)| len).sum();
         let mut meter = self.control().meter(Step::Verify, Some(total));
         let mut feed = SegmentFeed::new(content, &self.runtime, self.control());
         let mut checked = 0;
         let wanted = |readable: &Readable<'_>, index: usize, segment: &Segment| match readable {
-            Readable::Writing(writing) => {
-                spans(looks(index, segment).filter(|look| writing.touched(look.at, u64::from(look.len))))
-            }
+            Readable::Writing(writing) => spans(
+                looks(index, segment).filter(|look| is_held(look) || writing.touched(look.at, u64::from(look.len))),
+            ),
             Readable::Target(_) => Vec::new(),
         };
         spans_read(&mut Readable::Writing(writing), &mut feed, &segments, wanted, |look, bytes| {

@@ -119,7 +119,9 @@ async fn any_target_becomes_the_image_whatever_the_bounds() {
         let differing: usize =
             old.chunks(4096).zip(new.chunks(4096)).filter(|(a, b)| a != b).map(|(a, _)| a.len()).sum();
         assert_eq!(done.written_bytes + done.zeroed_bytes, differing as u64, "seed {seed}: {done:?}");
-        assert!(done.verified_bytes >= differing as u64);
+        // The first MiB is written as a whole, whatever differed in it, so all of it is read back.
+        let guarded = if differing == 0 { 0 } else { new.len().min(1 << 20) };
+        assert!(done.verified_bytes >= (differing.max(guarded)) as u64, "seed {seed}: {done:?}");
 
         let before = bench.origin.kept().blob_requests;
         let again = flash_to(&content, &path, &options).await.unwrap();
