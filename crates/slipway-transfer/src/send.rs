@@ -13,6 +13,8 @@ use uuid::Uuid;
 /// two in flight and one being filled this is most of a push's memory.
 const BODY_LEN: usize = 16 << 20;
 const BODIES_IN_FLIGHT: usize = 2;
+/// Chunks of one body at most: what compresses to almost nothing would else make their ids most of a push's memory.
+const BODY_IDS_MAX: usize = 100_000;
 /// Segments are sent when their encodings have so many bytes together.
 const SEGMENTS_LEN: usize = 4 << 20;
 
@@ -71,7 +73,7 @@ impl Sender {
 
     pub(crate) fn frames_add(&mut self, frames: Vec<EncodedFrame>) -> Result<(), TransferError> {
         for frame in frames {
-            if self.body.len() + frame.bytes.len() > BODY_LEN {
+            if self.body.len() + frame.bytes.len() > BODY_LEN || self.body_ids.len() >= BODY_IDS_MAX {
                 self.body_send()?;
             }
             if self.body.capacity() == 0 {
