@@ -6,10 +6,13 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 
 /// Asks a yes-or-no question; anything but yes is no.
-pub(crate) fn confirm(question: &str) -> Result<bool, Failure> {
+pub(crate) async fn confirm(question: &str) -> Result<bool, Failure> {
     eprint!("{question} [y/N] ");
     let _ = std::io::stderr().flush();
-    let answer = line_read()?.unwrap_or_default();
+    // On a thread of its own, so that Ctrl-C is heard while nobody answers.
+    let answer = tokio::task::spawn_blocking(line_read).await;
+    let answer =
+        answer.map_err(|why| Failure::new(exit::FAILED, format!("reading stdin: {why}")))??.unwrap_or_default();
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 

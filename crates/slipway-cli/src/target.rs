@@ -29,7 +29,7 @@ pub(crate) fn open_to_verify(path: &Path, shape: &Shape, image: &str) -> Result<
 }
 
 /// Shows what will be overwritten and asks; without a terminal a device needs `--yes`.
-pub(crate) fn confirm(cx: &Context, target: &mut Target, image: &str, yes: bool) -> Result<(), Failure> {
+pub(crate) async fn confirm(cx: &Context, target: &mut Target, image: &str, yes: bool) -> Result<(), Failure> {
     let lines = described(target)?;
     if target.facts().fresh {
         return Ok(());
@@ -42,7 +42,7 @@ pub(crate) fn confirm(cx: &Context, target: &mut Target, image: &str, yes: bool)
         return Ok(());
     }
     match (cx.can_ask(), target.facts().kind) {
-        (true, _) => match ask::confirm(&format!("Overwrite {path} with {image}?"))? {
+        (true, _) => match ask::confirm(&format!("Overwrite {path} with {image}?")).await? {
             true => Ok(()),
             false => Err(Failure::new(exit::INTERRUPTED, format!("{path} was left as it is"))),
         },

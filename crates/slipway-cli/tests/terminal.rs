@@ -57,6 +57,8 @@ fn a_person_sees_bars_and_is_asked() {
 
     // A file that exists is shown and asked about; no leaves it as it is.
     let target = house.place.file("target.raw", &vec![7; bytes.len()]);
+    // Ctrl-C ends the question at once.
+    typed(&house, &["flash", "me/os", &target], &[("[y/N]", "\u{3}")]).expect(130);
     let seen = typed(&house, &["flash", "me/os", &target], &[("[y/N]", "n\n")]).expect(130).text();
     assert!(
         seen.contains("Overwrite") && seen.contains("on it: raw bytes") && seen.contains("left as it is"),

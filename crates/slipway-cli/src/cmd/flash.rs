@@ -62,7 +62,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let content = RemoteContent::open(&cx.client_patient()?, &wanted).await?;
     let name = content.name();
     let mut target = target::open(&args.target, &content.shape(), true)?;
-    target::confirm(cx, &mut target, &name, args.yes)?;
+    target::confirm(cx, &mut target, &name, args.yes).await?;
 
     let shown = path_shown(&args.target);
     cx.on_interrupt_tidy(format!(

@@ -213,7 +213,7 @@ async fn rm(args: Rm, cx: &Context) -> Result<(), Failure> {
                 .next(format!("'slipway user rm {name} --yes'")));
         }
         eprint!("{}", text(&user));
-        if !crate::ask::confirm("Remove this user and end all of their tokens?")? {
+        if !crate::ask::confirm("Remove this user and end all of their tokens?").await? {
             return Err(Failure::new(crate::failure::exit::INTERRUPTED, "nothing was changed"));
         }
     }
