@@ -227,13 +227,18 @@ impl From<ApiError> for Failure {
 
 impl From<TransferError> for Failure {
     fn from(why: TransferError) -> Self {
-        let exit = why.exit_code();
+        let code = why.exit_code();
         let what = chain(&why);
         let next = match why {
             TransferError::Api(why) => return why.into(),
             TransferError::Target(why) => return why.into(),
             TransferError::Disk(why) => return why.into(),
-            TransferError::Io { act, name, source } => return Self::io(act, Path::new(&name), &source),
+            TransferError::Io { .. } if code == exit::VERIFY => {
+                "it is damaged or cut off: test it with 'gzip -t', 'xz -t' or 'zstd -t', and push a whole one"
+            }
+            TransferError::Io { act, name, source } => {
+                return Self { exit: code, ..Self::io(act, Path::new(&name), &source) };
+            }
             TransferError::Format { .. } | TransferError::Document { .. } => {
                 "an admin should run 'slipway check' on the server"
             }
@@ -249,7 +254,7 @@ impl From<TransferError> for Failure {
             TransferError::Cancelled => "run the same command again: it goes on where it stopped",
             TransferError::Panicked => "please report this, with what -vv prints",
         };
-        Self::new(exit, what).next(next)
+        Self::new(code, what).next(next)
     }
 }
 
@@ -354,6 +359,9 @@ mod tests {
             (ErrorKind::NotFound, exit::NOT_FOUND),
             (ErrorKind::PermissionDenied, exit::AUTH),
             (ErrorKind::StorageFull, exit::SPACE),
+            (ErrorKind::FileTooLarge, exit::SPACE),
+            (ErrorKind::UnexpectedEof, exit::VERIFY),
+            (ErrorKind::InvalidData, exit::VERIFY),
             (ErrorKind::Other, exit::FAILED),
         ] {
             let why = TransferError::Io { act: "writing", name: "out.raw".into(), source: Error::from(kind) };

@@ -126,7 +126,7 @@ fn file_open(path: &Path, options: &SourceOptions) -> Result<Found, Failure> {
             exit::TARGET,
             format!("{} is mounted on {at}, so its bytes change while they are read", path_shown(path)),
         )
-        .next("unmount it or remount it read-only; --mounted pushes it all the same"));
+        .next("unmount it, or push a snapshot of it; --mounted pushes it all the same"));
     }
     let mut head = vec![0; usize::try_from(file.size()).unwrap_or(PROBE_LEN).min(PROBE_LEN)];
     file.read_exact_at(0, &mut head).map_err(|why| Failure::io("reading", path, &why))?;
@@ -152,7 +152,8 @@ fn wrapped_file(path: &Path, size: u64, wrap: Wrap, options: &SourceOptions) -> 
     let (done, owned) = (meter.done.clone(), path.to_owned());
     let open = move || -> io::Result<Box<dyn Read + Send>> {
         done.store(0, Ordering::Relaxed);
-        let counted = Counted { read: Box::new(File::open(&owned)?), done: done.clone() };
+        let (read, still) = (Box::new(File::open(&owned)?), Some(SparseFile::open(&owned)?));
+        let counted = Counted { read, done: done.clone(), still };
         Ok(Box::new(unwrap(wrap, Box::new(counted), IMAGE_SIZE_MAX)))
     };
     let mut raw = open().map_err(|why| Failure::io("opening", path, &why))?;
@@ -183,7 +184,7 @@ fn stream_open(path: &Path, mut read: Box<dyn Read + Send>, options: &SourceOpti
         });
     }
     let meter = Meter { done: Arc::default(), total: None };
-    let counted = Counted { read: whole, done: meter.done.clone() };
+    let counted = Counted { read: whole, done: meter.done.clone(), still: None };
     let mut raw: Box<dyn Read + Send> = Box::new(unwrap(wrap, Box::new(counted), IMAGE_SIZE_MAX));
     let head = wrapped_head(path, &mut raw, wrap)?;
     let opens = Opens::Once(reading(io::Cursor::new(head.clone()).chain(raw)));
@@ -224,11 +225,16 @@ fn wrapped_found(path: &Path, opens: Opens, head: &[u8], wrap: Wrap, meter: Mete
 struct Counted {
     read: Box<dyn Read + Send>,
     done: Arc<AtomicU64>,
+    /// The file, which must be the same at its end; not every stream has a checksum that would notice.
+    still: Option<SparseFile>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let count = self.read.read(buf)?;
+        if let (0, false, Some(file)) = (count, buf.is_empty(), &self.still) {
+            file.unchanged_check()?;
+        }
         self.done.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
     }
@@ -370,6 +376,27 @@ mod tests {
         )
         .unwrap();
         assert_eq!(read_all(kept.opens), gz);
+    }
+
+    #[test]
+    fn a_packed_file_that_changes_while_it_is_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let raw: Vec<u8> = (0..3_000_001_u32).map(|i| (i / 7) as u8).collect();
+        let path = file(dir.path(), "a.gz", &packed("gzip", &raw));
+        let Opens::Again(mut open) = source_open(&path, &SourceOptions::default()).unwrap().opens else {
+            panic!("a file can be opened again");
+        };
+        let (mut input, mut buf) = (open().unwrap(), vec![0; 10_000]);
+        input.fill(&mut buf).unwrap();
+        std::fs::File::open(&path).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let why = loop {
+            match input.fill(&mut buf) {
+                Ok(Fill::End) => panic!("nobody noticed"),
+                Ok(_) => {}
+                Err(why) => break why,
+            }
+        };
+        assert!(why.to_string().contains("changed while it was read"), "{why}");
     }
 
     #[test]

@@ -99,6 +99,8 @@ impl TransferError {
         match self {
             Self::Api(why) => why.exit_code(),
             Self::Target(TargetError::Missing(_)) => 3,
+            // A compressed source that is cut off or damaged.
+            Self::Io { source, .. } if is_damaged(source) => 7,
             Self::Target(TargetError::Io { source, .. }) | Self::Io { source, .. } => io_exit(source),
             Self::Target(TargetError::Disk(why)) | Self::Disk(why) => disk_exit(why),
             Self::Target(_) => 10,
@@ -113,6 +115,10 @@ impl TransferError {
     pub(crate) fn io(act: &'static str, name: impl Into<String>, source: io::Error) -> Self {
         Self::Io { act, name: name.into(), source }
     }
+}
+
+fn is_damaged(why: &io::Error) -> bool {
+    matches!(why.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 fn io_exit(why: &io::Error) -> u8 {
