@@ -38,9 +38,6 @@ pub(super) fn open(path: &Path, shape: &Shape) -> Result<Opened, TargetError> {
         return Err(TargetError::Kind { path: path.to_owned(), kind: "thing that changes while it is opened" });
     }
     lock(path, &file)?;
-    // What an earlier flash wrote and did not live to flush reads back from memory and would count as there: its zeros
-    // as disarmed, its data as in place.
-    file.sync_data().map_err(io("flushing"))?;
     let sector_size = ioctl_blksszget(&file).map_err(|errno| io("asking the sector size of")(errno.into()))?;
     let size = seek(&file, SeekFrom::End(0)).map_err(|errno| io("asking the size of")(errno.into()))?;
     if size == 0 {
@@ -52,6 +49,9 @@ pub(super) fn open(path: &Path, shape: &Shape) -> Result<Opened, TargetError> {
     if size < shape.size {
         return Err(TargetError::TooSmall { path: path.to_owned(), size, needed: shape.size });
     }
+    // What an earlier flash wrote and did not live to flush reads back from memory and would count as there: its zeros
+    // as disarmed, its data as in place.
+    file.sync_data().map_err(io("flushing"))?;
     let model = tree.model(dev);
     Ok(Opened { path: path.to_owned(), kind: TargetKind::Device, file, size, model, cleanup: Cleanup::nothing() })
 }
