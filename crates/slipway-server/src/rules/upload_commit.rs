@@ -48,8 +48,10 @@ pub async fn upload_commit_begin(core: &Core, who: &Caller, id: &Uuid) -> Result
             return Ok(CommitBegin::Done(Box::new(answer)));
         }
         let now = tx.now();
-        let left_behind =
-            upload.state == UploadState::Committing && upload.commit_until.is_none_or(|until| until < now);
+        // What a task is cutting has no such time: the task gives it back.
+        let left_behind = upload.state == UploadState::Committing
+            && upload.task.is_none()
+            && upload.commit_until.is_none_or(|until| until < now);
         match (left_behind, upload.open_check()) {
             (false, Err(problem)) if upload.state == UploadState::Committing => {
                 return Ok(CommitBegin::Busy(Box::new(problem)));
@@ -108,6 +110,7 @@ pub async fn upload_commit(core: &Core, who: &Caller, id: &Uuid, prepared: &Prep
         let made_by = owner_by_id(tx, &upload.account).await?.ok_or_else(|| gone(&upload))?.name;
         let answer = match newest_same(tx, &image, &upload, prepared).await? {
             Some(version) => {
+                claim_check(&upload, version.digest)?;
                 Committed { outcome: Outcome::Unchanged, reference: image.version_reference(version.number), version }
             }
             None => {
@@ -156,7 +159,12 @@ fn prepared_check(core: &Core, upload: &UploadRow, image: &ImageRow, prepared: &
             format!("the manifest says sectors of {}, the upload of {}", prepared.sector_size, upload.sector_size);
         return Err(Problem::new(Code::BadImage, title).field("sector_size"));
     }
-    match (upload.digest, prepared.digest) {
+    claim_check(upload, prepared.digest)
+}
+
+/// Refuses an image whose digest is known and is another than the sender said.
+fn claim_check(upload: &UploadRow, found: Option<Digest>) -> Result<(), Problem> {
+    match (upload.digest, found) {
         (Some(claimed), Some(found)) if claimed != found => {
             let title = format!("the image has digest {found}, not {claimed}");
             Err(Problem::new(Code::DigestMismatch, title).field("digest"))
@@ -224,11 +232,14 @@ async fn version_insert(
     let number = image.next_number;
     let reference = image.version_reference(number);
     let content = Uuid::now_v7();
-    // Equal roots mean equal bytes, so what is known of one content is known of the other.
+    // Equal roots mean equal bytes, so what is known of one content is known of the other; but only where the same people read, because a
+    // digest that is there at once would tell that somebody else keeps this very image.
+    let spaces = json!(lookup_of(&upload.spaces)).to_string();
     let known = tx
         .row(
-            sql("SELECT digest, sha256 FROM content WHERE root = $1 AND sha256 IS NOT NULL LIMIT 1")
-                .bind(prepared.root.to_string()),
+            sql("SELECT digest, sha256 FROM content WHERE root = $1 AND spaces = $2 AND sha256 IS NOT NULL LIMIT 1")
+                .bind(prepared.root.to_string())
+                .bind(&spaces),
         )
         .await?;
     let (known_digest, sha256) = match known {
@@ -236,19 +247,14 @@ async fn version_insert(
         None => (None, None),
     };
     let digest = prepared.digest.or(known_digest);
-    if let (Some(claimed), Some(found)) = (upload.digest, digest)
-        && claimed != found
-    {
-        let title = format!("the image has digest {found}, not {claimed}");
-        return Err(Problem::new(Code::DigestMismatch, title).field("digest").into());
-    }
+    claim_check(upload, digest)?;
     let insert = sql(
         "INSERT INTO content (id, root, spaces, size, sector_size, source_format, data_bytes, stored_bytes, new_bytes, \
          digest, sha256, claimed_digest, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
     .bind(content)
     .bind(prepared.root.to_string())
-    .bind(json!(lookup_of(&upload.spaces)).to_string())
+    .bind(spaces)
     .bind(prepared.size)
     .bind(prepared.sector_size)
     .bind(upload.source_format())

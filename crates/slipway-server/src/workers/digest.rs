@@ -87,9 +87,11 @@ async fn digest_keep(
             Some(row) => row.parsed_or_null("claimed_digest")?,
             None => return Ok(()),
         };
-        // Equal roots mean equal bytes: all contents of this root get it.
-        let update = sql("UPDATE content SET digest = $1, sha256 = $2, claimed_digest = NULL \
-             WHERE root = (SELECT root FROM content WHERE id = $3)")
+        // Equal roots mean equal bytes: all contents of this root that the same people read get it, but one whose sender named a digest
+        // is held against that by its own task.
+        let update = sql("UPDATE content SET digest = $1, sha256 = $2, claimed_digest = NULL WHERE id = $3 \
+             OR (claimed_digest IS NULL AND root = (SELECT root FROM content WHERE id = $3) \
+                 AND spaces = (SELECT spaces FROM content WHERE id = $3))")
         .bind(digest.to_string())
         .bind(sha256)
         .bind(content);

@@ -1,9 +1,11 @@
-use super::{Bench, bytes_of, count, each, image_add, image_ref, number, pull, upload_new, verbs};
+use super::{
+    Bench, bytes_of, count, each, image_add, image_ref, number, pull, push, push_new, refused, upload_new, verbs, work,
+};
 use crate::core::Caller;
 use crate::db::{Sql, SqlFault, sql};
 use crate::rules::upload::{upload_commit, upload_create};
 use crate::rules::version::{version_get, version_list};
-use slipway_api::{Outcome, PageQuery, UploadFormat, VersionPick};
+use slipway_api::{Code, Outcome, PageQuery, UploadFormat, UploadNew, VersionPick};
 use slipway_chunk::{ChunkerParams, Stream};
 use slipway_store::{IngestSpec, Prepared};
 use std::io::Cursor;
@@ -112,6 +114,30 @@ async fn the_answer_stays_the_same_for_ever() {
             other => panic!("{other:?}"),
         }
         super::refused(crate::rules::upload::upload_get(core, &bench.eva, &upload).await, slipway_api::Code::NotFound);
+    })
+    .await;
+}
+
+/// A digest that is there at once would tell that somebody else keeps the same image.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_keep_is_not_told() {
+    each(async |bench| {
+        let core = &bench.core;
+        let bytes = bytes_of(1, 8);
+        for (who, name) in [(&bench.jan, "jan/os"), (&bench.eva, "eva/os")] {
+            image_add(core, who, name).await;
+            assert_eq!(push(core, who, name, bytes.clone()).await.version.sha256, None, "{name}");
+            work(core).await;
+            let again = UploadNew { new: true, ..upload_new(name, UploadFormat::Raw) };
+            let again = push_new(core, who, again, bytes.clone()).await.unwrap();
+            assert!(again.version.sha256.is_some(), "{name}: of what is one's own it is known");
+        }
+        // The same bytes once more, but with the digest of others.
+        let (upload, mut prepared) = stored(&bench, &bench.jan, "jan/os", bytes).await;
+        prepared.digest = None;
+        let claim = slipway_chunk::Digest::of(b"something else").to_string();
+        super::meddle(core, sql("UPDATE upload SET digest = $1 WHERE id = $2").bind(claim).bind(upload)).await;
+        refused(upload_commit(core, &bench.jan, &upload, &prepared).await, Code::DigestMismatch);
     })
     .await;
 }

@@ -211,6 +211,8 @@ async fn a_spooled_upload_is_cut_by_a_task() {
         };
         assert_eq!(upload_get(core, &bench.jan, &upload).await.unwrap().state, UploadState::Committing);
         refused(upload_offset_set(core, &bench.jan, &upload, 0, 1).await, Code::Conflict);
+        let begun = crate::rules::upload::upload_commit_begin(core, &bench.jan, &upload).await.unwrap();
+        assert!(matches!(begun, crate::rules::upload::CommitBegin::Busy(_)), "a task has it: {begun:?}");
         // The server dies in the middle: the task is begun again.
         crate::rules::task::task_claim(core, task.kind).await.unwrap().unwrap();
         assert!(crate::rules::task::task_claim(core, task.kind).await.unwrap().is_none());
