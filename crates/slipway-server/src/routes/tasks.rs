@@ -9,8 +9,9 @@ use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use bytes::Bytes;
 use futures_util::stream;
-use slipway_api::{PageQuery, Problem, Task};
+use slipway_api::{Code, PageQuery, Problem, Task};
 use tokio::sync::broadcast::Receiver;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -25,6 +26,8 @@ use crate::rules;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// States that change faster than this are told together.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Followers at one time: each asks the database every second, and one connection can carry many.
+static SEATS: Semaphore = Semaphore::const_new(256);
 /// A line that keeps proxies from closing a silent connection.
 const BREATH_EVERY: Duration = Duration::from_secs(15);
 
@@ -53,7 +56,12 @@ pub(crate) async fn task_events(ask: Ask) -> Answered {
     if task.state.is_final() && last == Some(mark(&task)?) {
         return answer::nothing();
     }
+    let seat = SEATS.try_acquire().map_err(|_| {
+        let title = format!("too many clients follow tasks already, so task {id} cannot be followed now");
+        Problem::new(Code::SlowDown, title).hint("ask for the task itself now and then")
+    })?;
     let follow = Follow {
+        _seat: seat,
         site: ask.site.clone(),
         who: ask.who.clone(),
         id,
@@ -80,6 +88,7 @@ fn mark(task: &Task) -> Result<String, Problem> {
 }
 
 struct Follow {
+    _seat: SemaphorePermit<'static>,
     site: Arc<Site>,
     who: Caller,
     id: Uuid,
@@ -102,6 +111,9 @@ impl Follow {
         self.pause = true;
         loop {
             // The right to see it is asked each time: a revoked token stops seeing.
+            if !rules::token::token_lives(&self.site.core, &self.who).await.ok()? {
+                return None;
+            }
             let task = rules::task::task_get(&self.site.core, &self.who, &self.id).await.ok()?;
             let mark = mark(&task).ok()?;
             if self.last.as_ref() != Some(&mark) {

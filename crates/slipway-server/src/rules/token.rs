@@ -1,7 +1,7 @@
 //! Tokens: what proves who a caller is.
 
 use crate::core::{Caller, CallerUser, Core};
-use crate::db::{DbError, Row, Tx, TxError, sql, tx};
+use crate::db::{DbError, Row, Tx, TxError, sql, tx, word_of};
 use crate::policy::{Action, Object, allowed, missing};
 use crate::rules::idempotency::{idempotency_begin, idempotency_finish};
 use crate::rules::page::{cursor_decode, cursor_encode, limit_check, page_of};
@@ -239,6 +239,17 @@ pub async fn token_authenticate(core: &Core, secret: &str) -> Result<Caller, Pro
     }
     let user = CallerUser { id: row.parsed("account_id")?, name: row.text("name")?, role: row.word("role")? };
     Ok(Caller::user(user, Some(id), Scopes::from_stored(&row.text("scopes")?)))
+}
+
+/// Whether the token that proved who the caller is still proves it: not revoked, not over, its user neither disabled nor in another role.
+/// For answers that go on for long; each request is asked anyway.
+pub async fn token_lives(core: &Core, who: &Caller) -> Result<bool, Problem> {
+    let (Some(user), Some(token)) = (&who.user, who.token) else { return Ok(true) };
+    let mut tx = core.db.read().await?;
+    let now = tx.now();
+    let read = sql("SELECT t.id FROM token t JOIN account a ON a.id = t.account_id \
+         WHERE t.id = $1 AND t.expires_at > $2 AND a.disabled = 0 AND a.role = $3");
+    Ok(tx.row(read.bind(token).bind(now).bind(word_of(&user.role))).await?.is_some())
 }
 
 /// At most one write in a minute for each token. It is no change that anybody follows, so it has no line in the journal; and whether it can
