@@ -5,8 +5,8 @@ use std::io::{self, Read};
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
-use slipway_api::Problem;
-use tokio::sync::mpsc;
+use slipway_api::{Code, Problem};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use super::failure::blocking;
 use super::inbound::Inbound;
@@ -17,6 +17,16 @@ use super::site::Site;
 const PIECES: usize = 16;
 /// After so many bytes the free space is looked at again.
 const SPACE_EVERY: u64 = 16 << 20;
+
+/// Bodies that are stored at one time. Each holds a thread while its client is slow, and half of the runtime's 512 must stay for all else.
+static SEATS: Semaphore = Semaphore::const_new(256);
+
+/// The right to hold a thread for a body; to be kept until it is stored.
+pub(crate) fn body_seat() -> Result<SemaphorePermit<'static>, Problem> {
+    SEATS.try_acquire().map_err(|_| {
+        Problem::new(Code::SlowDown, "too many uploads are sending bytes at this moment").hint("try again in a moment")
+    })
+}
 
 /// What goes through the channel. Only `End` is an end: a channel that closes without it was cut off.
 enum Piece {

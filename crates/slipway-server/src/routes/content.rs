@@ -10,7 +10,7 @@ use crate::http::answer::{self, Answered};
 use crate::http::ask::Ask;
 use crate::http::json::printable;
 use crate::http::repr::ReprCheck;
-use crate::http::stream::body_channel;
+use crate::http::stream::{body_channel, body_seat};
 use crate::rules;
 use crate::rules::upload::FillChecks;
 
@@ -67,6 +67,7 @@ pub(crate) async fn content_put(ask: Ask) -> Answered {
         digest: None,
     };
     let checks = FillChecks { root: query.root, digest: query.digest };
+    let _seat = body_seat()?;
     let (pump, reader) = body_channel(check);
     let Ask { site, who, body, .. } = ask;
     let filling = rules::upload::upload_fill(&site.core, &who, new, wrap, Box::new(reader), checks);

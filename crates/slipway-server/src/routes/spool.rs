@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::http::answer::{self, Answered, header_set};
 use crate::http::ask::Ask;
 use crate::http::failure::blocking;
+use crate::http::stream::body_seat;
 use crate::rules;
 
 /// Pieces in flight between the socket and the file.
@@ -66,6 +67,7 @@ pub(crate) async fn upload_append(mut ask: Ask) -> Answered {
     }
     ask.site.space_check()?;
     let max = ask.core().config.image_size_max;
+    let _seat = body_seat()?;
     let (pieces, mut from_socket) = mpsc::channel::<Bytes>(PIECES);
     let act = format!("keeping bytes of upload {id}");
     let name = act.clone();

@@ -22,7 +22,7 @@ use crate::http::failure::blocking;
 use crate::http::json::printable;
 use crate::http::repr::ReprCheck;
 use crate::http::site::Site;
-use crate::http::stream::body_channel;
+use crate::http::stream::{body_channel, body_seat};
 use crate::rules;
 use crate::rules::store_problem::store_problem;
 use crate::rules::upload::{CommitAnswer, UploadTarget};
@@ -105,6 +105,7 @@ pub(crate) async fn upload_missing(mut ask: Ask) -> Answered {
 pub(crate) async fn upload_frames(ask: Ask) -> Answered {
     let target = target(ask.site.clone(), ask.who.clone(), ask.id("upload")).await?;
     ask.site.space_check()?;
+    let _seat = body_seat()?;
     let (pump, mut reader) = body_channel(ReprCheck::from_headers(ask.headers())?);
     let Ask { site, body, .. } = ask;
     let core = site.core.clone();
