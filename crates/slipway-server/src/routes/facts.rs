@@ -32,11 +32,16 @@ pub(crate) async fn readyz(ask: Ask) -> Answered {
         return Err(not("the server is stopping".to_owned()));
     }
     ask.site.writable().map_err(|problem| not(problem.title))?;
-    ask.core().db.now().await.map_err(|error| not(error.to_string()))?;
+    // Anybody may ask, so the reason is for the log alone.
+    let hidden = move |what: &str, error: &dyn std::fmt::Display| {
+        tracing::warn!(%error, what, "not ready");
+        not(format!("{what} cannot be reached"))
+    };
+    ask.core().db.now().await.map_err(|error| hidden("the database", &error))?;
     ask.site.space_check().map_err(|problem| not(problem.title))?;
     let core = ask.site.core.clone();
     blocking("asking for the blobs", move || {
-        core.store.index_sync(&core.ledger()).map_err(|error| not(error.to_string()))
+        core.store.index_sync(&core.ledger()).map_err(|error| hidden("the storage", &error))
     })
     .await?;
     Ok(answer::bytes("text/plain", "ready\n"))
