@@ -30,6 +30,10 @@ pub(crate) fn json_read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> 
 
 /// Reads a query string as `T`. The problem names the parameter at fault.
 pub(crate) fn query_read<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    // PostgreSQL keeps no NUL in a text and would answer with an error of its own.
+    if query.contains("%00") {
+        return Err(Problem::new(Code::InvalidRequest, "reading the query: it holds a NUL character"));
+    }
     let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
     serde_path_to_error::deserialize(pairs).map_err(|error| {
         let at = error.path().to_string();

@@ -35,6 +35,10 @@ pub fn cursor_decode<const N: usize>(cursor: Option<&str>) -> Result<Option<[Str
             .hint("pass 'next' of the page before, unchanged")
     };
     let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(bad)?;
+    // PostgreSQL keeps no NUL in a text; none of our keys has one.
+    if text.contains('\0') {
+        return Err(bad());
+    }
     let parts: Vec<String> = text.split('\n').map(str::to_owned).collect();
     parts.try_into().map(Some).map_err(|_| bad())
 }
@@ -77,6 +81,7 @@ mod tests {
         assert!(cursor_decode::<1>(Some(&cursor)).is_err());
         assert!(cursor_decode::<2>(Some("%%")).is_err());
         assert!(cursor_decode::<2>(Some("")).is_err());
+        assert!(cursor_decode::<1>(Some(&cursor_encode(&["a\0"]))).is_err());
     }
 
     #[test]
