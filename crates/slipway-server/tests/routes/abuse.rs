@@ -217,6 +217,10 @@ async fn stale_and_repeated_changes_are_told_apart() {
 
     site.version(&person, &image, noise(1, 4096)).await;
     let version = format!("{path}/versions/0");
+    // The digests arrive by a task and change the version's tag.
+    while site.get(token, &version).await.is(200).json()["sha256"].is_null() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     for (thing, method, body) in [
         (version.clone(), "PATCH", json!({ "message": "said" })),
         (format!("{path}/channels/stable"), "PUT", json!({ "version": 0 })),
