@@ -29,7 +29,7 @@ pub(crate) enum Format {
 pub(crate) struct SourceOptions {
     /// What the bytes are taken for.
     pub(crate) format: Format,
-    /// Read a block device although it is mounted.
+    /// Read a block device although it is mounted, or a file although it is by way of a loop device.
     pub(crate) mounted: bool,
     /// The sector size, if somebody said it.
     pub(crate) sector_size: Option<u32>,

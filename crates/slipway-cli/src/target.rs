@@ -6,7 +6,10 @@ use crate::failure::{Failure, chain, exit, path_shown};
 use crate::human::size;
 use crate::source::raw_said;
 use slipway_chunk::is_zero;
-use slipway_disk::{DiskError, Faults, Shape, Target, TargetError, TargetKind, TargetOptions, target_open};
+use slipway_disk::{
+    DiskError, Faults, Shape, Target, TargetError, TargetKind, TargetOptions, TargetReader, target_open,
+    target_open_to_read,
+};
 use slipway_format::PROBE_LEN;
 use std::path::Path;
 
@@ -17,8 +20,12 @@ pub(crate) fn open(path: &Path, shape: &Shape, create: bool) -> Result<Target, F
 }
 
 /// Opens a target only to compare it. One that is too small does not hold the image, whatever is on it.
-pub(crate) fn open_to_verify(path: &Path, shape: &Shape, image: &str) -> Result<Target, Failure> {
-    match target_open(path, shape, &TargetOptions::default(), Faults::none()) {
+pub(crate) fn open_to_verify(cx: &Context, path: &Path, shape: &Shape, image: &str) -> Result<TargetReader, Failure> {
+    let opened = target_open_to_read(path, shape, Faults::none());
+    if let Some(at) = opened.as_ref().ok().and_then(TargetReader::mounted_at) {
+        cx.note(&format!("warning: {} is mounted on {at}: it may change while it is compared", path_shown(path)));
+    }
+    match opened {
         Err(TargetError::TooSmall { size, needed, .. }) => {
             let path_said = path_shown(path);
             Err(Failure::new(exit::VERIFY, format!("{path_said} has {size} bytes, {image} has {needed}"))

@@ -51,7 +51,13 @@ fn push_change_push_flash_verify_pull() {
     assert!(std::fs::read(target).unwrap() == second);
     let flashed = house.run(&["flash", "me/os:1", target, "--yes", "-o", "json"]).expect(0).json();
     assert_eq!(flashed["written_bytes"].as_u64(), Some(0), "{flashed}");
-    house.run(&["verify", "me/os:1", target]).expect(0);
+    let link = house.place.path("link.raw");
+    std::os::unix::fs::symlink(target, &link).unwrap();
+    std::fs::set_permissions(target, std::os::unix::fs::PermissionsExt::from_mode(0o444)).unwrap();
+    for path in [target, link.to_str().unwrap()] {
+        house.run(&["verify", "me/os:1", path]).expect(0);
+    }
+    std::fs::set_permissions(target, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     let ran = house.run(&["verify", "me/os:0", target, "-o", "json"]).expect(7);
     let range = &ran.json()["ranges"][0];
     let (at, len) = (range["at"].as_u64().unwrap(), range["len"].as_u64().unwrap());

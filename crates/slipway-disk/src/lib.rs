@@ -2,7 +2,8 @@
 //!
 //! A target is opened with [`target_open`], which refuses everything that would hurt (a mounted disk, the
 //! system's own, a smaller one, another sector size), is compared through [`Target::read`], and changed only through
-//! [`Writing`], which keeps an interrupted target from booting: see [`Writing::seal`].
+//! [`Writing`], which keeps an interrupted target from booting: see [`Writing::seal`]. What is only to be compared is
+//! opened with [`target_open_to_read`], which refuses less and cannot write.
 
 mod aligned;
 mod error;
@@ -11,6 +12,7 @@ mod guard;
 mod ioctl;
 mod medium;
 mod open;
+mod reader;
 mod seal;
 mod source;
 mod staged;
@@ -21,7 +23,8 @@ mod writing;
 
 pub use error::{DiskError, TargetError};
 pub use faults::{Fault, Faults, Op};
-pub use open::{Shape, TargetOptions, target_open};
+pub use open::{Shape, TargetOptions, target_open, target_open_to_read};
+pub use reader::TargetReader;
 pub use seal::Sealed;
 pub use source::SparseFile;
 pub use target::{Target, TargetFacts, TargetKind};

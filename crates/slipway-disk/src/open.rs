@@ -2,6 +2,7 @@
 
 mod device;
 mod file;
+mod read;
 
 use std::fs::{self, File};
 use std::io;
@@ -14,6 +15,7 @@ use slipway_format::gpt::backup_header_matches;
 use crate::error::TargetError;
 use crate::faults::Faults;
 use crate::medium::Medium;
+use crate::reader::TargetReader;
 use crate::sysfs::{Dev, Tree};
 use crate::target::{Target, TargetFacts, TargetKind};
 
@@ -24,6 +26,15 @@ pub struct Shape {
     pub size: u64,
     /// Logical sector size the image was made for: 512 or 4096.
     pub sector_size: u32,
+}
+
+impl Shape {
+    fn check(&self) -> Result<(), TargetError> {
+        match self.size > 0 && matches!(self.sector_size, 512 | 4096) {
+            true => Ok(()),
+            false => Err(TargetError::Shape { size: self.size, sector_size: self.sector_size }),
+        }
+    }
 }
 
 /// How a target may be opened.
@@ -42,22 +53,46 @@ pub struct TargetOptions {
 /// # Errors
 /// One [`TargetError`] for each reason to refuse it.
 pub fn target_open(path: &Path, shape: &Shape, options: &TargetOptions, faults: Faults) -> Result<Target, TargetError> {
-    if shape.size == 0 || !matches!(shape.sector_size, 512 | 4096) {
-        return Err(TargetError::Shape { size: shape.size, sector_size: shape.sector_size });
-    }
+    shape.check()?;
     let opened = match kind_of(path)? {
         Kind::Absent if options.create => file::create(path, shape)?,
         Kind::Absent => return Err(TargetError::Missing(path.to_owned())),
         Kind::File => file::open(path, shape, options)?,
         Kind::Device(real) => device::open(&real, shape)?,
     };
-    finish(opened, shape, faults)
+    finish(opened, shape, OFlags::RDWR, faults)
+}
+
+/// Opens `path` only to be compared with an image of this shape: a regular file or a block device, symbolic links
+/// followed. It is opened read-only, so one that cannot be written will do, and so will one that is in use; whoever
+/// flashes it keeps it for itself, and any number may read it together.
+///
+/// # Errors
+/// One [`TargetError`] for each reason to refuse it.
+pub fn target_open_to_read(path: &Path, shape: &Shape, faults: Faults) -> Result<TargetReader, TargetError> {
+    shape.check()?;
+    let (opened, mounted_at) = read::open(path, shape)?;
+    Ok(TargetReader::new(finish(opened, shape, OFlags::RDONLY, faults)?, mounted_at))
 }
 
 /// Where a device, or something on it, is mounted.
 pub(crate) fn device_mount(dev: Dev) -> Option<String> {
     let above = Tree::at("/sys").above(dev);
-    device::Uses::now().mounted(&above).map(|(_, at)| at.clone())
+    device::Uses::now().mounted(&above).map(|used| used.at.clone())
+}
+
+/// Where a regular file is mounted for writing by way of a loop device. Its bytes change then although nobody opens it.
+pub(crate) fn file_mount(meta: &fs::Metadata) -> Option<String> {
+    let tree = Tree::at("/sys");
+    let same = |other: &Path| fs::metadata(other).is_ok_and(|it| it.dev() == meta.dev() && it.ino() == meta.ino());
+    let mut loops = tree.loops();
+    loops.retain(|(_, backing)| same(backing));
+    if loops.is_empty() {
+        return None;
+    }
+    let uses = device::Uses::now();
+    let devices = loops.iter().filter_map(|(name, _)| tree.named(name)).filter(|dev| !tree.is_read_only(*dev));
+    devices.into_iter().find_map(|dev| uses.mounted_to_write(&tree.above(dev)).map(|used| used.at.clone()))
 }
 
 /// An opened file or device, all checks done.
@@ -71,10 +106,10 @@ struct Opened {
     model: Option<String>,
 }
 
-fn finish(opened: Opened, shape: &Shape, faults: Faults) -> Result<Target, TargetError> {
+fn finish(opened: Opened, shape: &Shape, access: OFlags, faults: Faults) -> Result<Target, TargetError> {
     let Opened { path, kind, file, size, model, cleanup } = opened;
     let device = kind == TargetKind::Device;
-    let direct = direct_open(&path, &file);
+    let direct = direct_open(&path, &file, access);
     let align = if device { u64::from(shape.sector_size) } else { 4096 };
     let mut medium = Medium::new(&path, file, direct, device, size, align, faults);
     let sector = u64::from(shape.sector_size);
@@ -99,8 +134,8 @@ fn finish(opened: Opened, shape: &Shape, faults: Faults) -> Result<Target, Targe
 }
 
 /// The same inode once more with `O_DIRECT`. `None` where that is refused.
-fn direct_open(path: &Path, file: &File) -> Option<File> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::DIRECT | OFlags::NOFOLLOW;
+fn direct_open(path: &Path, file: &File, access: OFlags) -> Option<File> {
+    let flags = access | OFlags::CLOEXEC | OFlags::DIRECT | OFlags::NOFOLLOW;
     let direct = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
     let (one, other) = (file.metadata().ok()?, direct.metadata().ok()?);
     // The path may have been replaced since; then only the locked inode counts.
@@ -137,7 +172,12 @@ fn kind_of(path: &Path) -> Result<Kind, TargetError> {
             }
         };
     }
-    let kind = if kind.is_dir() {
+    Err(TargetError::Kind { path: path.to_owned(), kind: kind_said(kind) })
+}
+
+/// What is neither a regular file nor a block device.
+fn kind_said(kind: fs::FileType) -> &'static str {
+    if kind.is_dir() {
         "directory"
     } else if kind.is_char_device() {
         "character device"
@@ -147,8 +187,7 @@ fn kind_of(path: &Path) -> Result<Kind, TargetError> {
         "socket"
     } else {
         "thing of unknown kind"
-    };
-    Err(TargetError::Kind { path: path.to_owned(), kind })
+    }
 }
 
 /// What is undone when a target is dropped before its writing was sealed.

@@ -10,7 +10,7 @@ use rustix::fs::{Advice, Mode, OFlags, SeekFrom, fadvise, fdatasync, ioctl_blkss
 use rustix::io::Errno;
 use slipway_chunk::{BLOCK, Fill, SparseRead};
 
-use crate::open::device_mount;
+use crate::open::{device_mount, file_mount};
 use crate::sysfs::Dev;
 
 /// Page cache of a device is given back each so many bytes.
@@ -83,6 +83,7 @@ impl SparseFile {
             // flush (a read-only mount) there is none.
             let _ = fdatasync(&source.file);
             source.stamp = Some(Stamp::of(&source.file.metadata()?));
+            source.mounted_at = file_mount(&meta);
         }
         let _ = fadvise(&source.file, 0, None, Advice::Sequential);
         Ok(source)
@@ -98,7 +99,8 @@ impl SparseFile {
         self.sector_size
     }
 
-    /// Where the block device, or a part of it, is mounted: what is read may then never have existed at one moment.
+    /// Where the block device, or a part of it, is mounted, or the file, by way of a loop device that may be written:
+    /// what is read may then never have existed at one moment.
     pub fn mounted_at(&self) -> Option<&str> {
         self.mounted_at.as_deref()
     }

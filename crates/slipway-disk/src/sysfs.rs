@@ -36,6 +36,8 @@ pub(crate) struct Mount {
     pub(crate) dev: Dev,
     pub(crate) at: String,
     pub(crate) source: String,
+    /// Whether the file system as a whole may be written, whatever this mount point allows.
+    pub(crate) writable: bool,
 }
 
 /// Reads `mountinfo` (proc_pid_mountinfo(5)); lines that are not understood are left out.
@@ -45,8 +47,10 @@ pub(crate) fn mounts_parse(text: &str) -> Vec<Mount> {
         let mut fields = left.split(' ').skip(2);
         let dev = Dev::parse(fields.next()?)?;
         let at = unescape(fields.nth(1)?);
-        let source = unescape(right.split(' ').nth(1)?);
-        Some(Mount { dev, at, source })
+        let mut right = right.split(' ').skip(1);
+        let source = unescape(right.next()?);
+        let writable = right.next().is_none_or(|options| options.split(',').all(|option| option != "ro"));
+        Some(Mount { dev, at, source, writable })
     };
     text.lines().filter_map(line).collect()
 }
@@ -89,6 +93,11 @@ pub(crate) struct Tree {
 impl Tree {
     pub(crate) fn at(root: impl Into<PathBuf>) -> Tree {
         Tree { root: root.into() }
+    }
+
+    /// The device of this name, like `loop0`.
+    pub(crate) fn named(&self, name: &str) -> Option<Dev> {
+        Dev::parse(&fs::read_to_string(self.root.join("block").join(name).join("dev")).ok()?)
     }
 
     fn folder(&self, dev: Dev) -> Option<PathBuf> {
@@ -200,17 +209,19 @@ mod tests {
 
     #[test]
     fn mountinfo_lines() {
-        fn check(line: &str, expected: Option<(u32, u32, &str, &str)>) {
+        fn check(line: &str, expected: Option<(u32, u32, &str, &str, bool)>) {
             let found = mounts_parse(line);
-            let found = found.first().map(|m| (m.dev.major, m.dev.minor, m.at.as_str(), m.source.as_str()));
+            let found = found.first().map(|m| (m.dev.major, m.dev.minor, m.at.as_str(), m.source.as_str(), m.writable));
             assert_eq!(found, expected);
         }
-        check("22 1 254:0 / / rw,relatime - ext4 /dev/vda rw", Some((254, 0, "/", "/dev/vda")));
+        check("22 1 254:0 / / rw,relatime - ext4 /dev/vda rw", Some((254, 0, "/", "/dev/vda", true)));
         check(
             "36 35 98:0 /mnt1 /mnt/a\\040b rw,noatime master:1 shared:7 - ext3 /dev/root rw",
-            Some((98, 0, "/mnt/a b", "/dev/root")),
+            Some((98, 0, "/mnt/a b", "/dev/root", true)),
         );
-        check("40 1 0:33 / /data rw - btrfs /dev/sdb1 rw", Some((0, 33, "/data", "/dev/sdb1")));
+        check("40 1 0:33 / /data rw - btrfs /dev/sdb1 rw", Some((0, 33, "/data", "/dev/sdb1", true)));
+        check("40 1 7:0 / /m ro - ext4 /dev/loop0 rw,errors=ro", Some((7, 0, "/m", "/dev/loop0", true)));
+        check("40 1 7:0 / /m ro - ext4 /dev/loop0 ro,noload", Some((7, 0, "/m", "/dev/loop0", false)));
         check("40 1 0:33 / /data rw", None);
         check("40 1 x:33 / /data rw - btrfs /dev/sdb1 rw", None);
         check("", None);

@@ -11,7 +11,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use slipway_chunk::{Fill, SparseRead, is_zero};
-use slipway_disk::{Fault, Faults, Op, Shape, SparseFile, TargetError, TargetKind, TargetOptions, target_open};
+use slipway_disk::{
+    Fault, Faults, Op, Shape, SparseFile, TargetError, TargetKind, TargetOptions, target_open, target_open_to_read,
+};
 use support::{MIB, differing, flash, gpt_put, noise, read, scratch};
 
 const PLAIN: TargetOptions = TargetOptions { create: false, grow: false };
@@ -228,6 +230,56 @@ fn mounted_targets() {
     drop(mounted);
     assert!(target_open(&device.device, &Shape { size: 4096, sector_size: 512 }, &PLAIN, Faults::none()).is_ok());
     assert_eq!(SparseFile::open(&device.device).unwrap().mounted_at(), None);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn root_a_file_behind_a_mounted_loop_device() {
+    let device = Loop::over(&vec![0; 32 * MIB], &[]);
+    let seen = |path: &Path| SparseFile::open(path).unwrap().mounted_at().map(PathBuf::from);
+    run("mkfs.ext4", &["-q", &device.device.to_string_lossy()]);
+    assert_eq!(seen(&device.backing), None, "a loop device that nothing is mounted from changes nothing");
+    let at = device.folder.path().join("mount");
+    let mounted = Mounted::of(&device.device, at.clone());
+    let other = device.folder.path().join("other");
+    fs::write(&other, [1]).unwrap();
+    let link = device.folder.path().join("link");
+    symlink(&device.backing, &link).unwrap();
+    assert_eq!([seen(&device.backing), seen(&link), seen(&other)], [Some(at.clone()), Some(at.clone()), None]);
+    let shape = Shape { size: MIB as u64, sector_size: 512 };
+    let reader = target_open_to_read(&device.backing, &shape, Faults::none()).unwrap();
+    assert_eq!(reader.mounted_at().map(Path::new), Some(&*at));
+    run("mount", &["-o", "remount,ro", &at.to_string_lossy()]);
+    assert_eq!(seen(&device.backing), None, "a file system that may not write");
+    drop(mounted);
+    assert_eq!(seen(&device.backing), None);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn root_devices_that_are_only_read() {
+    let bytes = noise(1, 2 * MIB);
+    let shape = Shape { size: bytes.len() as u64, sector_size: 512 };
+    let locked = Loop::over(&bytes, &["--read-only"]);
+    assert!(matches!(refused(&locked.device, bytes.len(), 512), TargetError::ReadOnly(_)));
+    let link = locked.folder.path().join("by-id");
+    symlink(&locked.device, &link).unwrap();
+    let mut reader = target_open_to_read(&link, &shape, Faults::none()).unwrap();
+    let facts = reader.facts();
+    assert_eq!((facts.kind, facts.direct, &facts.path), (TargetKind::Device, true, &locked.device));
+    assert!(reader.read(0, bytes.len()).unwrap() == bytes && reader.mounted_at().is_none());
+    drop(reader);
+
+    let device = Loop::over(&vec![0; 32 * MIB], &[]);
+    run("mkfs.ext4", &["-q", &device.device.to_string_lossy()]);
+    let mounted = Mounted::of(&device.device, device.folder.path().join("mount"));
+    let mut reader = target_open_to_read(&device.device, &shape, Faults::none()).unwrap();
+    assert_eq!(reader.mounted_at().map(Path::new), Some(&*mounted.0));
+    assert_eq!(reader.read(1080, 2).unwrap(), [0x53, 0xef], "the magic number of ext4");
+    drop(reader);
+    let other = Shape { sector_size: 4096, ..shape };
+    let error = target_open_to_read(&device.device, &other, Faults::none()).err().unwrap();
+    assert!(matches!(error, TargetError::SectorSize { target: 512, image: 4096, .. }), "{error}");
 }
 
 #[test]

@@ -5,7 +5,6 @@ use crate::look::{Look, Readable, SegmentFeed, looks, spans, spans_read};
 use crate::marks::Marks;
 use crate::{Control, RemoteContent, Step, TransferError};
 use slipway_chunk::{ChunkId, is_zero};
-use slipway_disk::Target;
 use tokio::runtime::Handle;
 
 /// How many differing ranges are kept to be shown.
@@ -109,7 +108,7 @@ impl Compared {
 
 /// Reads the target once and compares it with the image; remembers up to `index` chunks of it. For a thread that may wait.
 pub(crate) fn target_compare(
-    target: &mut Target,
+    target: &mut Readable<'_>,
     content: &RemoteContent,
     index: usize,
     runtime: &Handle,
@@ -126,7 +125,7 @@ pub(crate) fn target_compare(
     let segments: Vec<usize> = (0..content.segment_count()).collect();
     let mut feed = SegmentFeed::new(content, runtime, control);
     let whole = |_: &Readable<'_>, index: usize, segment: &_| spans(looks(index, segment));
-    spans_read(&mut Readable::Target(target), &mut feed, &segments, whole, |look, bytes| {
+    spans_read(target, &mut feed, &segments, whole, |look, bytes| {
         if look.is_same(bytes) {
             found.matches(look);
         } else {

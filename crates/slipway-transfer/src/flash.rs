@@ -148,7 +148,8 @@ impl Flash {
             return Ok((target, Compared::fresh(content)));
         }
         let index = self.options.caps.index;
-        let compared = target_compare(&mut target, content, index, &self.runtime, self.control())?;
+        let compared =
+            target_compare(&mut Readable::Target(&mut target), content, index, &self.runtime, self.control())?;
         Ok((target, compared))
     }
 
@@ -249,7 +250,7 @@ impl Flash {
             Readable::Writing(writing) => spans(
                 looks(index, segment).filter(|look| is_held(look) || writing.touched(look.at, u64::from(look.len))),
             ),
-            Readable::Target(_) => Vec::new(),
+            Readable::Reader(_) | Readable::Target(_) => Vec::new(),
         };
         spans_read(&mut Readable::Writing(writing), &mut feed, &segments, wanted, |look, bytes| {
             if !look.is_same(bytes) {

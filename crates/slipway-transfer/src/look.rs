@@ -2,7 +2,7 @@
 
 use crate::{Control, RemoteContent, TransferError};
 use slipway_chunk::{ChunkId, Extent, FRAME_RAW_MAX, SEGMENT_LEN, Segment, is_zero};
-use slipway_disk::{DiskError, Target, Writing};
+use slipway_disk::{DiskError, Target, TargetReader, Writing};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use tokio::runtime::Handle;
@@ -79,8 +79,9 @@ pub(crate) fn spans(looks: impl Iterator<Item = Look>) -> Vec<Span> {
     spans
 }
 
-/// A target before or while it is written.
+/// A target before or while it is written, or one that is only compared.
 pub(crate) enum Readable<'a> {
+    Reader(&'a mut TargetReader),
     Target(&'a mut Target),
     Writing(&'a mut Writing),
 }
@@ -88,6 +89,7 @@ pub(crate) enum Readable<'a> {
 impl Readable<'_> {
     fn hole_at(&self, at: u64) -> Result<Option<u64>, DiskError> {
         match self {
+            Self::Reader(reader) => reader.hole_at(at),
             Self::Target(target) => target.hole_at(at),
             Self::Writing(writing) => writing.hole_at(at),
         }
@@ -95,6 +97,7 @@ impl Readable<'_> {
 
     fn read(&mut self, at: u64, len: usize) -> Result<&[u8], DiskError> {
         match self {
+            Self::Reader(reader) => reader.read(at, len),
             Self::Target(target) => target.read(at, len),
             Self::Writing(writing) => writing.read(at, len),
         }

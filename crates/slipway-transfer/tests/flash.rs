@@ -10,7 +10,7 @@ mod origin;
 use images::{Chance, changed, image};
 use origin::{FAULTS, Fault, Origin, image_ref};
 use slipway_chunk::{ChunkId, ChunkerParams, Run, Scan, SparseRead, Stream};
-use slipway_disk::{Fault as DiskFault, Faults, Target, TargetOptions, target_open};
+use slipway_disk::{Fault as DiskFault, Faults, Target, TargetOptions, TargetReader, target_open, target_open_to_read};
 use slipway_transfer::{
     Caps, Control, Event, FlashOptions, Flashed, PushOptions, RemoteContent, Source, Step, TransferError, flash, push,
     target_verify,
@@ -51,6 +51,10 @@ impl Bench {
 
 fn open(content: &RemoteContent, path: &Path, faults: Faults) -> Target {
     target_open(path, &content.shape(), &TargetOptions::default(), faults).unwrap()
+}
+
+fn open_to_read(content: &RemoteContent, path: &Path) -> TargetReader {
+    target_open_to_read(path, &content.shape(), Faults::none()).unwrap()
 }
 
 async fn flash_to(content: &RemoteContent, path: &Path, options: &FlashOptions) -> Result<Flashed, TransferError> {
@@ -295,13 +299,13 @@ async fn verify_finds_what_differs_and_the_tail_stays() {
     let mut target = new.clone();
     target.extend_from_slice(&[7; 3 * 4096]);
     let path = bench.target_file(&target);
-    let checked = target_verify(&content, open(&content, &path, Faults::none()), &Control::quiet()).await.unwrap();
+    let checked = target_verify(&content, open_to_read(&content, &path), &Control::quiet()).await.unwrap();
     assert!(checked.same && checked.ranges.is_empty() && checked.tail_bytes == 3 * 4096, "{checked:?}");
     for at in [0, 4096 * 700 + 17, new.len() - 1] {
         let mut wrong = target.clone();
         wrong[at] ^= 1;
         let path = bench.target_file(&wrong);
-        let checked = target_verify(&content, open(&content, &path, Faults::none()), &Control::quiet()).await.unwrap();
+        let checked = target_verify(&content, open_to_read(&content, &path), &Control::quiet()).await.unwrap();
         assert!(!checked.same && checked.ranges.len() == 1, "{at}: {checked:?}");
         let range = checked.ranges[0];
         assert!((range.at..range.at + range.len).contains(&(at as u64)), "{at}: {range:?}");

@@ -61,7 +61,7 @@ pub(crate) struct Args {
     /// Fail unless the raw image has this BLAKE3
     #[arg(long, value_name = "HEX")]
     digest: Option<Digest>,
-    /// Read a block device although it is mounted
+    /// Read a device, or a file behind a loop device, although it is mounted
     #[arg(long)]
     mounted: bool,
     #[command(flatten)]

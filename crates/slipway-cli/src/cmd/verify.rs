@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Reads the whole target past the page cache and names the ranges that differ. What lies behind the image on a \
-larger target is not looked at.
+larger target is not looked at. The target is opened read-only, so it may be write-protected; one that is mounted \
+is compared too, with a warning that it may change meanwhile.
 
 Examples:
   slipway verify me/os:1 /dev/sdb
@@ -46,7 +47,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     cx.client()?.version_resolve(&wanted).await?;
     let content = RemoteContent::open(&cx.client_patient()?, &wanted).await?;
     let (name, shown) = (clean(&content.name()), path_shown(&args.target));
-    let target = target::open_to_verify(&args.target, &content.shape(), &name)?;
+    let target = target::open_to_verify(cx, &args.target, &content.shape(), &name)?;
     cx.on_interrupt("nothing was changed");
     let progress = Arc::new(Progress::new(cx));
     let control = {

@@ -37,9 +37,20 @@ pub(super) fn open(path: &Path, shape: &Shape) -> Result<Opened, TargetError> {
     if !meta.file_type().is_block_device() || Dev::from_raw(meta.rdev()) != dev {
         return Err(TargetError::Kind { path: path.to_owned(), kind: "thing that changes while it is opened" });
     }
-    lock(path, &file)?;
-    let sector_size = ioctl_blksszget(&file).map_err(|errno| io("asking the sector size of")(errno.into()))?;
-    let size = seek(&file, SeekFrom::End(0)).map_err(|errno| io("asking the size of")(errno.into()))?;
+    lock(path, &file, FlockOperation::NonBlockingLockExclusive)?;
+    let size = size_fitting(path, &file, shape)?;
+    // What an earlier flash wrote and did not live to flush reads back from memory and would count as there: its zeros
+    // as disarmed, its data as in place.
+    file.sync_data().map_err(io("flushing"))?;
+    let model = tree.model(dev);
+    Ok(Opened { path: path.to_owned(), kind: TargetKind::Device, file, size, model, cleanup: Cleanup::nothing() })
+}
+
+/// The device's size in bytes, once it is known that the image fits on it.
+pub(super) fn size_fitting(path: &Path, file: &File, shape: &Shape) -> Result<u64, TargetError> {
+    let io = |act| move |source| TargetError::Io { act, path: path.to_owned(), source };
+    let sector_size = ioctl_blksszget(file).map_err(|errno| io("asking the sector size of")(errno.into()))?;
+    let size = seek(file, SeekFrom::End(0)).map_err(|errno| io("asking the size of")(errno.into()))?;
     if size == 0 {
         return Err(TargetError::NoMedium(path.to_owned()));
     }
@@ -49,11 +60,7 @@ pub(super) fn open(path: &Path, shape: &Shape) -> Result<Opened, TargetError> {
     if size < shape.size {
         return Err(TargetError::TooSmall { path: path.to_owned(), size, needed: shape.size });
     }
-    // What an earlier flash wrote and did not live to flush reads back from memory and would count as there: its zeros
-    // as disarmed, its data as in place.
-    file.sync_data().map_err(io("flushing"))?;
-    let model = tree.model(dev);
-    Ok(Opened { path: path.to_owned(), kind: TargetKind::Device, file, size, model, cleanup: Cleanup::nothing() })
+    Ok(size)
 }
 
 /// O_EXCL on a block device is the kernel's own claim: whatever mounts, swaps or stacks holds one too.
@@ -75,9 +82,9 @@ fn claim(path: &Path) -> Result<File, TargetError> {
 }
 
 /// `udev` leaves a device alone while this lock is held (systemd's "Locking Block Device Access").
-fn lock(path: &Path, file: &File) -> Result<(), TargetError> {
+pub(super) fn lock(path: &Path, file: &File, lock: FlockOperation) -> Result<(), TargetError> {
     for _ in 0..LOCK_TRIES {
-        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        match flock(file, lock) {
             Ok(()) => return Ok(()),
             Err(Errno::WOULDBLOCK) => sleep(PAUSE),
             Err(errno) => return Err(TargetError::Io { act: "locking", path: path.to_owned(), source: errno.into() }),
@@ -86,11 +93,18 @@ fn lock(path: &Path, file: &File) -> Result<(), TargetError> {
     Err(TargetError::Locked(path.to_owned()))
 }
 
+/// A block device that is mounted.
+pub(crate) struct Mounted {
+    dev: Dev,
+    pub(crate) at: String,
+    /// Whether the file system may change what is on the device.
+    writable: bool,
+}
+
 /// What the kernel uses block devices for.
 pub(crate) struct Uses {
-    /// Mounted devices with their mount points; the second of a line is the device its source names, which
-    /// differs for btrfs.
-    mounts: Vec<(Dev, String)>,
+    /// Mounted devices; a mount may have two, for the device that its source names differs for btrfs.
+    mounts: Vec<Mounted>,
     swaps: Vec<Dev>,
     loops: Vec<(String, Dev)>,
 }
@@ -99,10 +113,11 @@ impl Uses {
     pub(crate) fn now() -> Uses {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let mut mounts = Vec::new();
-        for Mount { dev, at, source } in mounts_parse(&read("/proc/self/mountinfo")) {
+        for Mount { dev, at, source, writable } in mounts_parse(&read("/proc/self/mountinfo")) {
             let named = Path::new(&source).is_absolute().then(|| Dev::of_path(Path::new(&source))).flatten();
-            mounts.extend(named.filter(|named| *named != dev).map(|named| (named, at.clone())));
-            mounts.push((dev, at));
+            let named = named.filter(|named| *named != dev);
+            mounts.extend(named.map(|dev| Mounted { dev, at: at.clone(), writable }));
+            mounts.push(Mounted { dev, at, writable });
         }
         let swaps = swaps_parse(&read("/proc/swaps")).iter().filter_map(|path| Dev::of_path(path)).collect();
         let backed = |(name, file): (String, std::path::PathBuf)| Some((name, Dev::of_path(&file)?));
@@ -111,22 +126,27 @@ impl Uses {
     }
 
     /// Where the device, or something that lies on it, is mounted.
-    pub(crate) fn mounted(&self, above: &BTreeSet<Dev>) -> Option<&(Dev, String)> {
-        self.mounts.iter().find(|(dev, _)| above.contains(dev))
+    pub(crate) fn mounted(&self, above: &BTreeSet<Dev>) -> Option<&Mounted> {
+        self.mounts.iter().find(|used| above.contains(&used.dev))
+    }
+
+    /// The same, where the file system may write.
+    pub(crate) fn mounted_to_write(&self, above: &BTreeSet<Dev>) -> Option<&Mounted> {
+        self.mounts.iter().find(|used| used.writable && above.contains(&used.dev))
     }
 }
 
 fn use_refuse(path: &Path, dev: Dev, tree: &Tree, uses: &Uses) -> Result<(), TargetError> {
     let path = || path.to_owned();
-    let system = uses.mounts.iter().filter(|(_, at)| SYSTEM_MOUNTS.contains(&at.as_str()));
-    for (mounted, at) in system {
-        if tree.below(*mounted).contains(&dev) {
-            return Err(TargetError::System { path: path(), at: at.clone() });
+    let system = uses.mounts.iter().filter(|used| SYSTEM_MOUNTS.contains(&used.at.as_str()));
+    for used in system {
+        if tree.below(used.dev).contains(&dev) {
+            return Err(TargetError::System { path: path(), at: used.at.clone() });
         }
     }
     let above = tree.above(dev);
-    if let Some((device, at)) = uses.mounted(&above) {
-        return Err(TargetError::Mounted { path: path(), device: tree.name(*device), at: at.clone() });
+    if let Some(used) = uses.mounted(&above) {
+        return Err(TargetError::Mounted { path: path(), device: tree.name(used.dev), at: used.at.clone() });
     }
     if let Some(swap) = uses.swaps.iter().find(|swap| above.contains(swap)) {
         return Err(TargetError::Swap { path: path(), device: tree.name(*swap) });

@@ -21,7 +21,7 @@ pub(super) fn create(path: &Path, shape: &Shape) -> Result<Opened, TargetError> 
     let meta = file.metadata().map_err(io("looking at"))?;
     // From here on an error removes it again.
     let cleanup = Cleanup::created(path, &meta);
-    lock(path, &file)?;
+    lock(path, &file, FlockOperation::NonBlockingLockExclusive)?;
     file.set_len(shape.size).map_err(io("setting the size of"))?;
     Ok(Opened { path: path.to_owned(), kind: TargetKind::File, file, size: shape.size, model: None, cleanup })
 }
@@ -40,7 +40,7 @@ pub(super) fn open(path: &Path, shape: &Shape, options: &TargetOptions) -> Resul
         // It was replaced between the look and the opening.
         return Err(TargetError::Kind { path: path.to_owned(), kind: "thing that changes while it is opened" });
     }
-    lock(path, &file)?;
+    lock(path, &file, FlockOperation::NonBlockingLockExclusive)?;
     use_refuse(path, meta.dev(), meta.ino())?;
     // Data not yet on the disk may not yet be seen by SEEK_DATA.
     file.sync_data().map_err(io("flushing"))?;
@@ -58,8 +58,8 @@ pub(super) fn open(path: &Path, shape: &Shape, options: &TargetOptions) -> Resul
     Ok(Opened { path: path.to_owned(), kind: TargetKind::File, file, size, model: None, cleanup })
 }
 
-fn lock(path: &Path, file: &File) -> Result<(), TargetError> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+pub(super) fn lock(path: &Path, file: &File, lock: FlockOperation) -> Result<(), TargetError> {
+    match flock(file, lock) {
         Ok(()) => Ok(()),
         Err(Errno::WOULDBLOCK) => Err(TargetError::Locked(path.to_owned())),
         // Some network file systems have no locks; two flashes at once are then the user's care.
