@@ -130,6 +130,43 @@ async fn what_acts_twice_is_not_repeated() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_lost_its_answer_has_worked() {
+    let gone = || problem(Code::NotFound);
+    let cut = "HTTP/1.1 200 X\r\ncontent-length: 90\r\n\r\n".to_owned();
+    for (name, answers, exit) in [
+        ("never there", vec![gone()], 3),
+        ("hung up", vec![String::new(), gone()], 0),
+        ("cut off", vec![cut, gone()], 0),
+        ("a proxy that lost the server", vec![answer(502, "", ""), gone()], 0),
+        ("lost, then busy", vec![String::new(), problem(Code::SlowDown), gone()], 0),
+        ("refused before it was read", vec![problem(Code::SlowDown), gone()], 3),
+        ("lost, then refused", vec![String::new(), problem(Code::Forbidden)], 4),
+        ("at once", vec![answer(204, "", "")], 0),
+    ] {
+        let (calls, script) = (answers.len(), Script::start(answers));
+        let got = script.client().user_delete("jan").await;
+        assert_eq!(got.as_ref().map_or_else(ApiError::exit_code, |()| 0), exit, "{name}: {got:?}");
+        assert_eq!(script.count(), calls, "{name}");
+    }
+    // What only reads cannot have made it vanish.
+    let script = Script::start(vec![String::new(), gone()]);
+    assert_eq!(ask(&script).await.err().map(|why| why.exit_code()), Some(3));
+    // An attempt that found nobody listening cannot have deleted anything.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let server = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(60));
+        let (mut stream, _) = TcpListener::bind(address).unwrap().accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(problem(Code::NotFound).as_bytes());
+    });
+    let client = Client::new(&ClientConfig::new(format!("http://{address}"))).unwrap();
+    assert_eq!(client.user_delete("jan").await.err().map(|why| why.exit_code()), Some(3));
+    server.join().unwrap();
+}
+
+#[tokio::test]
 async fn a_silent_server_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = ClientConfig::new(format!("http://{}", listener.local_addr().unwrap()));

@@ -32,8 +32,24 @@ pub(super) struct Ask {
 
 /// What came of one attempt.
 enum Tried {
-    Again(ApiError, Option<Duration>),
+    Again { why: ApiError, wished: Option<Duration>, acted: Acted },
     Final(ApiError),
+}
+
+/// Whether the server may have done what an attempt asked for, although no answer says so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Acted {
+    No,
+    Perhaps,
+}
+
+impl Tried {
+    fn acted(&self) -> Acted {
+        match self {
+            Self::Again { acted, .. } => *acted,
+            Self::Final(_) => Acted::No,
+        }
+    }
 }
 
 impl Ask {
@@ -130,12 +146,20 @@ impl Client {
 
     /// Makes the call and reads the whole answer, again if that is allowed and may help.
     pub(super) async fn fetch(&self, ask: Ask, max: usize) -> Result<(StatusCode, HeaderMap, Bytes), ApiError> {
-        let mut made = 0;
+        let (mut made, mut acted) = (0, Acted::No);
         loop {
             made += 1;
             match self.attempt_whole(&ask, max).await {
                 Ok(answer) => return Ok(answer),
-                Err(tried) => tokio::time::sleep(self.pause_before_next(&ask, made, tried)?).await,
+                Err(tried) if acted == Acted::Perhaps && gone_by_us(&ask, &tried) => {
+                    return Ok((StatusCode::NO_CONTENT, HeaderMap::new(), Bytes::new()));
+                }
+                Err(tried) => {
+                    if tried.acted() == Acted::Perhaps {
+                        acted = Acted::Perhaps;
+                    }
+                    tokio::time::sleep(self.pause_before_next(&ask, made, tried)?).await;
+                }
             }
         }
     }
@@ -157,7 +181,7 @@ impl Client {
         let (status, headers) = (response.status(), response.headers().clone());
         match body_read(&ask.act, response, max, ask.idle).await {
             Ok(body) => Ok((status, headers, body)),
-            Err(why @ ApiError::Transport { .. }) => Err(Tried::Again(why, None)),
+            Err(why @ ApiError::Transport { .. }) => Err(Tried::Again { why, wished: None, acted: Acted::Perhaps }),
             Err(why) => Err(Tried::Final(why)),
         }
     }
@@ -166,7 +190,7 @@ impl Client {
     fn pause_before_next(&self, ask: &Ask, made: u32, tried: Tried) -> Result<Duration, ApiError> {
         let (why, wished) = match tried {
             Tried::Final(why) => return Err(why),
-            Tried::Again(why, wished) => (why, wished),
+            Tried::Again { why, wished, .. } => (why, wished),
         };
         let most = match self.inner.reached.load(Ordering::Relaxed) {
             true => self.inner.attempts,
@@ -198,7 +222,7 @@ impl Client {
         match response.status().is_success() {
             true => Ok(response),
             false => Err(match refused(&ask, response).await {
-                Tried::Again(why, _) | Tried::Final(why) => why,
+                Tried::Again { why, .. } | Tried::Final(why) => why,
             }),
         }
     }
@@ -220,11 +244,16 @@ impl Client {
         if ask.headers.contains_key(CONTENT_TYPE) {
             request = request.body(ask.body.clone());
         }
-        let gone = |reason: String| Tried::Again(ApiError::Transport { act: ask.act.clone(), reason }, None);
+        let gone = |reason: String, acted: Acted| {
+            let why = ApiError::Transport { act: ask.act.clone(), reason };
+            Tried::Again { why, wished: None, acted }
+        };
         let response = match tokio::time::timeout(ask.send_limit(), request.send()).await {
-            Err(_) => return Err(gone(format!("no answer from {} in time", self.server()))),
-            Ok(Err(why)) if why.is_connect() => return Err(gone(format!("{} ({})", transport(&why), self.server()))),
-            Ok(Err(why)) => return Err(gone(transport(&why))),
+            Err(_) => return Err(gone(format!("no answer from {} in time", self.server()), Acted::Perhaps)),
+            Ok(Err(why)) if why.is_connect() => {
+                return Err(gone(format!("{} ({})", transport(&why), self.server()), Acted::No));
+            }
+            Ok(Err(why)) => return Err(gone(transport(&why), Acted::Perhaps)),
             Ok(Ok(response)) => response,
         };
         self.inner.reached.store(true, Ordering::Relaxed);
@@ -247,15 +276,20 @@ async fn refused(ask: &Ask, response: Response) -> Tried {
     let body = body_read(&ask.act, response, 256 << 10, ask.idle).await.unwrap_or_default();
     let problem = serde_json::from_slice::<Problem>(&body).unwrap_or_else(|_| problem_guess(&ask.act, status));
     let error = ApiError::from(problem);
-    match status.as_u16() {
-        429 | 502..=504 => match retry_after {
-            // Somebody who waits in front of a terminal is told rather than kept for minutes.
-            Some(seconds) if seconds > RETRY_AFTER_MAX => Tried::Final(error),
-            Some(seconds) => Tried::Again(error, Some(Duration::from_secs(seconds))),
-            None => Tried::Again(error, None),
-        },
+    // A proxy that lost the server, and a server that lost its database, do not know what came of it.
+    let acted = if status.is_server_error() { Acted::Perhaps } else { Acted::No };
+    match (status.as_u16(), retry_after) {
+        // Somebody who waits in front of a terminal is told rather than kept for minutes.
+        (429 | 502..=504, Some(seconds)) if seconds > RETRY_AFTER_MAX => Tried::Final(error),
+        (429 | 502..=504, seconds) => Tried::Again { why: error, wished: seconds.map(Duration::from_secs), acted },
         _ => Tried::Final(error),
     }
+}
+
+/// Whether this answer to a repeated deletion means that an earlier attempt, whose answer was lost, did it.
+fn gone_by_us(ask: &Ask, tried: &Tried) -> bool {
+    let Tried::Final(why) = tried else { return false };
+    ask.method == Method::DELETE && why.code() == Some(Code::NotFound)
 }
 
 /// A proxy in front, or a program that is no Slipway server, answers without a problem document.
