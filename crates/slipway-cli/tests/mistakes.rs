@@ -84,6 +84,8 @@ fn mistakes_are_named_with_the_next_step() {
         (&["task", "wait", "\u{1b}[2Jx"], none, 2),
         (&["serve", "--listen", "nowhere"], none, 2),
         (&["serve", "--config", "missing.toml"], none, 3),
+        (&["serve", "--database", "postgres://me:secret@db/slipway"], none, 2),
+        (&["serve", "--database", "postgres://me@db/slipway?password=secret"], none, 2),
     ];
     let mut all = String::new();
     for (words, env, code) in rows {
@@ -102,6 +104,22 @@ fn mistakes_are_named_with_the_next_step() {
         writeln!(all, "$ slipway {}\n{}exit {code}\n", words.join(" "), shown).unwrap();
     }
     golden("mistakes.txt", &all);
+}
+
+/// Whatever is wrong with a database, its place is named and its password is not.
+#[test]
+fn a_database_that_lets_nobody_in_is_named() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let place = Place::new();
+    for address in [format!("postgres://me:s3cret@{at}/x"), format!("postgres://me@{at}/x?password=s3cret")] {
+        let env = [("SLIPWAY_DATABASE", address.as_str())];
+        let ran = place.run(&["serve", "--data", "data", "--listen", "127.0.0.1:0"], &env, b"").expect(1);
+        assert!(ran.err.contains(&format!("PostgreSQL at {at}")) && !ran.err.contains("s3cret"), "{}", ran.err);
+        let shown = place.run(&["config", "show", "--server"], &env, b"").expect(0).text();
+        assert!(shown.contains("***") && !shown.contains("s3cret"), "{shown}");
+    }
 }
 
 /// The page that scripts are written from names every code that the wire can become.

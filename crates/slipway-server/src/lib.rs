@@ -1,5 +1,6 @@
 //! Catalogue, people, tasks, routes; the only SQL
 
+mod address;
 mod capability;
 mod config;
 pub mod core;
@@ -17,6 +18,7 @@ mod serve;
 pub mod slowdown;
 pub mod workers;
 
+pub use address::address_has_password;
 pub use config::{
     Origin, SERVE_VARIABLES, ServeOptions, ServeSettings, Setting, serve_options_merge, serve_settings_read,
 };

@@ -3,7 +3,9 @@
 use crate::context::Context;
 use crate::failure::{Failure, chain, exit};
 use crate::log::{LogFormat, init_server};
-use slipway_server::{ExitReason, ServeOptions, ServeSettings, Setting, serve_options_merge, serve_settings_read};
+use slipway_server::{
+    ExitReason, ServeOptions, ServeSettings, Setting, address_has_password, serve_options_merge, serve_settings_read,
+};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -108,6 +110,10 @@ pub(crate) fn options_decide(
     flags: ServeSettings,
     config: Option<&Path>,
 ) -> Result<(ServeOptions, Vec<Setting>), Failure> {
+    if flags.database.iter().flatten().any(|address| address_has_password(address)) {
+        return Err(Failure::usage("--database holds a password, which every user of this machine could read")
+            .next("put the address into SLIPWAY_DATABASE or the file of --config, or the password into PGPASSWORD or ~/.pgpass"));
+    }
     let wrong = |why: &(dyn std::error::Error + 'static)| {
         Failure::usage(chain(why)).next("'slipway serve --help' shows the settings")
     };

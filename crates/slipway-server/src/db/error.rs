@@ -11,6 +11,14 @@ pub enum DbError {
     /// The database could not be opened or brought up to date.
     #[error("opening the database: {0}")]
     Open(#[source] sqlx::Error),
+    /// PostgreSQL did not let us in.
+    #[error("reaching PostgreSQL at {at}: {source}")]
+    Reach {
+        /// Host and port, or the socket's folder.
+        at: String,
+        /// Why.
+        source: sqlx::Error,
+    },
     /// A migration did not run.
     #[error("bringing the database up to date: {0}")]
     Migrate(#[source] sqlx::migrate::MigrateError),

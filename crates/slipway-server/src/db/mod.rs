@@ -20,7 +20,8 @@ pub use tx::{End, Tx};
 
 use crate::core::{Caller, Nudge};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::{AnyPool, Connection, Executor};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AnyConnection, AnyPool, Connection, Executor};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -79,13 +80,7 @@ impl Db {
                 (Dialect::Sqlite, writer, reader, Some(lock))
             }
             DbUrl::Postgres(address) => {
-                let options = AnyConnectOptions::from_str(address).map_err(DbError::Open)?;
-                let pool = AnyPoolOptions::new()
-                    .max_connections(16)
-                    .acquire_timeout(Duration::from_secs(10))
-                    .connect_with(options)
-                    .await
-                    .map_err(DbError::Open)?;
+                let pool = postgres_pool(address).await?;
                 migrate(&pool).await?;
                 (Dialect::Postgres, pool.clone(), pool, None)
             }
@@ -136,6 +131,34 @@ impl Db {
     pub async fn close(&self) {
         self.0.reader.close().await;
         self.0.writer.close().await;
+    }
+}
+
+async fn postgres_pool(address: &str) -> Result<AnyPool, DbError> {
+    let options = AnyConnectOptions::from_str(address).map_err(DbError::Open)?;
+    let pool = AnyPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(10));
+    let source = match pool.connect_with(options.clone()).await {
+        Ok(pool) => return Ok(pool),
+        // The pool waits for a database that is being started, and then only says that it waited; one attempt more says why.
+        Err(sqlx::Error::PoolTimedOut) => {
+            match tokio::time::timeout(Duration::from_secs(2), AnyConnection::connect_with(&options)).await {
+                Ok(Err(source)) => source,
+                Ok(Ok(_)) | Err(_) => sqlx::Error::PoolTimedOut,
+            }
+        }
+        Err(source) => source,
+    };
+    Err(DbError::Reach { at: postgres_place(address), source })
+}
+
+/// Where a PostgreSQL is, without its user and password.
+fn postgres_place(address: &str) -> String {
+    match PgConnectOptions::from_str(address) {
+        Err(_) => "an address that cannot be read".to_owned(),
+        Ok(options) => match options.get_socket() {
+            Some(folder) => folder.display().to_string(),
+            None => format!("{}:{}", options.get_host(), options.get_port()),
+        },
     }
 }
 
