@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use slipway_store::{Blobs, Faults, S3Config, Store, StoreConfig};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -82,6 +83,8 @@ pub struct Server {
 
 /// Runs a server until `shutdown` is ready or its store is poisoned. Says on standard error when it is ready, and where.
 pub async fn serve(options: ServeOptions, shutdown: impl Future<Output = ()>) -> Result<ExitReason> {
+    // Taken from the first moment on: untaken, a SIGHUP would end the process.
+    let _hangups = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     let server = Server::start(&options, ServeTrial::default()).await?;
     server.greet(&options).await?;
     server.run(shutdown).await
@@ -220,16 +223,18 @@ async fn poison_wait(core: &Core) {
     tracing::error!("a flush to disk went wrong; the store takes no more writes and the server stops");
 }
 
-/// SIGHUP loads the certificate anew.
+/// SIGHUP loads the certificate anew; a server without one goes on as before.
 async fn certificates_reload(tls: Option<Tls>, stop: CancellationToken) {
-    let Some(tls) = tls else { return };
-    let Ok(mut hangups) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) else { return };
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = hangups.recv() => match tls.reload() {
-                Ok(()) => tracing::info!("loaded the certificate anew"),
-                Err(error) => tracing::error!(error = format!("{error:#}"), "loading the certificate anew; the old one stays"),
+            _ = hangups.recv() => match tls.as_ref().map(Tls::reload) {
+                None => tracing::info!("nothing is loaded anew at SIGHUP without TLS"),
+                Some(Ok(())) => tracing::info!("loaded the certificate anew"),
+                Some(Err(error)) => {
+                    tracing::error!(error = format!("{error:#}"), "loading the certificate anew; the old one stays");
+                }
             },
         }
     }
