@@ -64,6 +64,29 @@ fn a_server_with_its_own_ca_is_reached_with_that_ca_only() {
 }
 
 #[test]
+fn a_hangup_ends_no_server() {
+    let house = House::start();
+    house.signal("HUP");
+    house.said_wait("without TLS");
+    house.run(&["image", "ls"]).expect(0);
+    let said = house.run(&["prune", "--dry-run"]).expect(0).text();
+    assert_eq!(said, "Nothing to free.\n");
+    assert!(house.run(&["prune", "-o", "json"]).expect(0).json()["lines"].is_array());
+    assert_eq!(house.stop("TERM"), 0);
+
+    let house = House::start_with(Place::new(), &["--tls-self-made"]);
+    let (cert, key) = (house.place.path("data/tls/ca.pem"), house.place.path("data/tls/ca.key"));
+    let files = ["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+    let other = House::start_with(Place::new(), &files);
+    other.signal("HUP");
+    other.said_wait("loaded the certificate anew");
+    std::fs::write(&cert, "no certificate").unwrap();
+    other.signal("HUP");
+    other.said_wait("the old one stays");
+    assert_eq!(other.stop("TERM"), 0);
+}
+
+#[test]
 fn data_is_printed_as_asked() {
     let house = House::start();
     for name in ["me/a", "me/b"] {

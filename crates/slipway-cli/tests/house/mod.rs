@@ -168,6 +168,23 @@ impl House {
         self.run(&["token", "new", "test", "--user", name]).expect(0).text().trim().to_owned()
     }
 
+    /// Sends the server a signal.
+    pub fn signal(&self, signal: &str) {
+        signal_send(self.child.id(), signal);
+    }
+
+    /// Waits until the server has said this on stderr.
+    #[track_caller]
+    pub fn said_wait(&self, words: &str) {
+        for _ in 0..1000 {
+            if self.said.lock().unwrap().contains(words) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the server did not say {words:?}:\n{}", self.said.lock().unwrap());
+    }
+
     /// Sends the server a signal and gives its exit code.
     pub fn stop(mut self, signal: &str) -> i32 {
         signal_send(self.child.id(), signal);
