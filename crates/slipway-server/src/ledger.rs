@@ -208,6 +208,12 @@ impl Ledger for SqlLedger {
         Ok(self.change(text, id, |_| Vec::new())? == 1)
     }
 
+    fn blob_restore(&self, id: &BlobId) -> Result<bool, LedgerError> {
+        let text = "UPDATE blob SET state = 'live', rev = $1, doomed_at = NULL \
+             WHERE id = $2 AND state = 'quarantined' AND digest IS NOT NULL";
+        Ok(self.change(text, id, |_| Vec::new())? == 1)
+    }
+
     fn contents(&self) -> Result<Vec<ContentRef>, LedgerError> {
         self.wait(async {
             let mut tx = self.db.read().await?;

@@ -181,6 +181,8 @@ pub trait Ledger: Send + Sync {
     fn blob_gone(&self, id: &BlobId) -> Result<bool, LedgerError>;
     /// live or doomed → quarantined, before the blob is moved.
     fn blob_quarantine(&self, id: &BlobId) -> Result<bool, LedgerError>;
+    /// quarantined → live, for a row that has been live and whose blob was verified again.
+    fn blob_restore(&self, id: &BlobId) -> Result<bool, LedgerError>;
     /// Every content that must stay, those in trash included. Read again at each mark.
     fn contents(&self) -> Result<Vec<ContentRef>, LedgerError>;
     /// Uploads with a running lease.

@@ -215,6 +215,12 @@ impl Ledger for MemoryLedger {
         Ok(row.is_some())
     }
 
+    fn blob_restore(&self, id: &BlobId) -> Result<bool, LedgerError> {
+        let mut inner = self.lock();
+        let row = inner.change(id, BlobState::Live, |row| row.state == BlobState::Quarantined && row.digest.is_some());
+        Ok(row.map(|row| row.doomed_at = None).is_some())
+    }
+
     fn contents(&self) -> Result<Vec<ContentRef>, LedgerError> {
         Ok(self.lock().contents.values().cloned().collect())
     }

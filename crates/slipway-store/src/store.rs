@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use slipway_chunk::{ChunkId, DecodedFrame, PackId, PackWriter, Segment, SegmentId};
 
-use crate::blobs::{BlobWriter, Blobs};
+use crate::blobs::{BlobError, BlobWriter, Blobs};
 use crate::cache::Cache;
 use crate::error::StoreError;
 use crate::faults::Faults;
@@ -119,6 +119,16 @@ impl Store {
     /// `Poisoned` if the store is: what a commit asks last.
     pub fn poison_check(&self) -> Result<(), StoreError> {
         if self.is_poisoned() { Err(StoreError::Poisoned) } else { Ok(()) }
+    }
+
+    /// Makes a file that belongs to an upload, and its name in `folder`, durable. A flush that goes wrong poisons the store as that of a blob
+    /// does: it is the same disk, or as good a reason to look at it.
+    pub fn file_flush(&self, file: &std::fs::File, folder: &std::path::Path) -> Result<(), StoreError> {
+        self.poison_check()?;
+        self.blobs.file_flush(file, folder).map_err(|source| {
+            let key = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            StoreError::Blob(BlobError::Io { act: "flushing a file of", key, source })
+        })
     }
 
     /// The right to run a prune or a repair.

@@ -122,6 +122,75 @@ fn a_bad_copy_is_passed_over_and_reported() {
 }
 
 #[test]
+fn packs_that_were_only_away_come_back() {
+    let folder = folder();
+    let ledger = MemoryLedger::new();
+    let home = space("u-1");
+    let bytes = image(&[1, 2, 3, 4]);
+    let (prepared, _) = push(&store(folder.path()), &ledger, &home, "a", &bytes);
+    let (packs, away) = (folder.path().join("blobs/packs"), folder.path().join("away"));
+    let states = |wanted| ledger.rows().iter().filter(|row| row.kind == BlobKind::Pack && row.state == wanted).count();
+    let count = states(BlobState::Live);
+    assert!(count > 0);
+    std::fs::rename(&packs, &away).unwrap();
+    let report = repair(&store(folder.path()), &ledger);
+    assert_eq!((report.is_clean(), states(BlobState::Quarantined)), (false, count));
+    // Still away: nothing comes back by itself.
+    repair(&store(folder.path()), &ledger);
+    assert_eq!(states(BlobState::Quarantined), count);
+    let _ = std::fs::remove_dir_all(&packs);
+    std::fs::rename(&away, &packs).unwrap();
+    // One of them was damaged meanwhile; it must not come back.
+    let row = ledger.rows().into_iter().find(|row| row.kind == BlobKind::Pack).unwrap();
+    let path = folder.path().join("blobs").join(&row.key);
+    let good = std::fs::read(&path).unwrap();
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 1;
+    std::fs::write(&path, &bad).unwrap();
+    let store = store(folder.path());
+    let report = repair(&store, &ledger);
+    assert_eq!((states(BlobState::Live), states(BlobState::Quarantined)), (count - 1, 1), "{:#?}", report.findings);
+    assert_eq!(std::fs::read(folder.path().join("blobs/quarantine").join(&row.key)).unwrap(), bad);
+    std::fs::write(&path, &good).unwrap();
+    repair(&store, &ledger);
+    assert_eq!(states(BlobState::Live), count);
+    assert!(read_back(&store, &ledger, std::slice::from_ref(&home), &prepared.root).unwrap() == bytes);
+    assert_clean(&store, &ledger);
+}
+
+#[test]
+fn one_pack_is_verified_alone() {
+    let folder = folder();
+    let ledger = MemoryLedger::new();
+    let home = space("u-1");
+    push(&store(folder.path()), &ledger, &home, "a", &image(&[1, 2]));
+    push(&store(folder.path()), &ledger, &home, "b", &image(&[7, 8]));
+    let rows: Vec<_> = ledger.rows().into_iter().filter(|row| row.kind == BlobKind::Pack).collect();
+    assert!(rows.len() >= 2);
+    let (hurt, whole) = (&rows[0], &rows[1]);
+    let path = folder.path().join("blobs").join(&hurt.key);
+    let mut bad = std::fs::read(&path).unwrap();
+    let middle = bad.len() / 2;
+    bad[middle] ^= 1;
+    std::fs::write(&path, &bad).unwrap();
+    let store = store(folder.path());
+    let verify = |space: &slipway_store::SpaceId, row: &slipway_store::BlobRow| {
+        store.pack_verify(std::slice::from_ref(space), &row.name.parse().unwrap(), &ledger).unwrap()
+    };
+    let state = |id| ledger.rows().into_iter().find(|row| row.id == id).unwrap().state;
+    assert_eq!(verify(&space("u-2"), hurt).blobs, 0, "another space's pack is none");
+    let fine = verify(&home, whole);
+    assert_eq!((fine.is_clean(), fine.blobs, fine.bytes_read), (true, 1, whole.len));
+    let found = verify(&home, hurt);
+    assert_eq!((found.findings.len(), found.bytes_read), (1, hurt.len), "{found:?}");
+    assert_eq!((state(hurt.id), state(whole.id)), (BlobState::Quarantined, BlobState::Live));
+    assert_eq!(verify(&home, hurt).blobs, 0, "it is put aside already");
+    // One that is not there may be away with all others: that is for a check of everything.
+    std::fs::remove_file(folder.path().join("blobs").join(&whole.key)).unwrap();
+    assert_eq!((verify(&home, whole).findings.len(), state(whole.id)), (1, BlobState::Live));
+}
+
+#[test]
 fn strange_blobs_are_put_aside() {
     let folder = folder();
     let store = store(folder.path());

@@ -38,7 +38,7 @@ fn many(versions: u64) {
     let begun = Instant::now();
     let plan = store.prune_plan(&prune_spec(0), &ledger, &mut quiet()).unwrap();
     assert_eq!(plan.doom.len() as u64, versions / 2 * 3);
-    store.prune_run(&plan, &ledger, &mut quiet()).unwrap();
+    store.prune_run(&plan, &ledger, &|| false, &mut quiet()).unwrap();
     eprintln!("planned and doomed in {:?}", begun.elapsed());
     let begun = Instant::now();
     let report = store.check(&CheckSpec { read_data: true, repair: false }, &ledger, &mut quiet()).unwrap();

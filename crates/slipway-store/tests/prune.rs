@@ -21,7 +21,7 @@ fn plan(store: &Store, ledger: &MemoryLedger) -> PrunePlan {
 }
 
 fn run(store: &Store, ledger: &MemoryLedger, plan: &PrunePlan) -> slipway_store::PruneDone {
-    store.prune_run(plan, ledger, &mut quiet()).unwrap()
+    store.prune_run(plan, ledger, &|| false, &mut quiet()).unwrap()
 }
 
 fn count(ledger: &MemoryLedger, state: BlobState) -> usize {
@@ -60,6 +60,29 @@ fn two_marks_and_the_grace() {
 }
 
 #[test]
+fn a_prune_that_is_stopped_does_not_one_thing_more() {
+    let folder = folder();
+    let store = store(folder.path());
+    let ledger = MemoryLedger::new();
+    let (_, content) = push(&store, &ledger, &space("u-1"), "a", &image(&[1, 2, 3]));
+    ledger.content_remove(content);
+    for state in [BlobState::Doomed, BlobState::Gone] {
+        for allowed in 0..3 {
+            let plan = plan(&store, &ledger);
+            let before = count(&ledger, state);
+            // The first answer is no, the second yes: one change each time.
+            let asked = AtomicU64::new(0);
+            let stop = || asked.fetch_add(1, Ordering::Relaxed) >= 1;
+            let done = store.prune_run(&plan, &ledger, &stop, &mut quiet()).unwrap();
+            assert_eq!(count(&ledger, state), before + 1, "{state:?} {allowed}");
+            assert_eq!((done.doomed + done.deleted, done.stopped), (1, allowed < 2), "{state:?} {allowed}");
+        }
+        ledger.now_set(ledger.now() + 12 * HOUR);
+    }
+    assert_clean(&store, &ledger);
+}
+
+#[test]
 fn a_commit_between_plan_and_run_wins() {
     let folder = folder();
     let store = store(folder.path());
@@ -74,7 +97,7 @@ fn a_commit_between_plan_and_run_wins() {
     assert_eq!((done.doomed, done.kept), (0, 3));
     assert!(read_back(&store, &ledger, &[home], &a.root).unwrap() == bytes);
     // The plan was run; it is not run twice.
-    let again = store.prune_run(&stale, &ledger, &mut quiet());
+    let again = store.prune_run(&stale, &ledger, &|| false, &mut quiet());
     assert!(matches!(again, Err(StoreError::PlanStale)), "{again:?}");
 }
 
@@ -380,7 +403,7 @@ impl World {
             Step::Plan => self.plans.push(self.store.prune_plan(&spec, &self.ledger, &mut quiet()).unwrap()),
             Step::Run { nth } => {
                 if let Some(nth) = pick(*nth, self.plans.len()) {
-                    match self.store.prune_run(&self.plans[nth], &self.ledger, &mut quiet()) {
+                    match self.store.prune_run(&self.plans[nth], &self.ledger, &|| false, &mut quiet()) {
                         Ok(_) | Err(StoreError::PlanStale) => {}
                         Err(other) => panic!("{other}"),
                     }

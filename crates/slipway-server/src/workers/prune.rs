@@ -80,13 +80,18 @@ async fn prune(core: &Arc<Core>, running: &Running, dry_run: bool) -> Result<Pru
             true => None,
             false => Some(
                 store
-                    .prune_run(&plan, &ledger, &mut |at| reports.report(at))
+                    .prune_run(&plan, &ledger, &|| reports.is_stopped(), &mut |at| reports.report(at))
                     .map_err(|error| halt("pruning", error))?,
             ),
         };
         Ok::<_, Halt>((plan, done))
     });
     let (plan, done) = done.await??;
+    if let Some(done) = done.filter(|done| done.stopped) {
+        // What was done stays done, and the next plan takes the rest; the task ends as what stopped it says.
+        tracing::info!(task = %running.task.id, ?done, "a prune was stopped between two changes");
+        return Err(Halt::Stopped);
+    }
     let mut result = result_of(&plan, done.as_ref());
     result.versions_expired = due.len() as u64;
     let gone = due.iter().map(|version| format!("version {} expires", version.reference));

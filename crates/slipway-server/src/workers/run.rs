@@ -155,12 +155,22 @@ pub(crate) struct Running {
     pub(crate) task: Claimed,
     at: Arc<Mutex<Progressed>>,
     stopped: Arc<AtomicBool>,
+    held_until: Arc<Mutex<Instant>>,
 }
 
 impl Running {
-    fn new(task: Claimed) -> Self {
+    fn new(task: Claimed, held_until: Instant) -> Self {
         let at = Progressed { step: "starting".to_owned(), ..Progressed::default() };
-        Self { task, at: Arc::new(Mutex::new(at)), stopped: Arc::new(AtomicBool::new(false)) }
+        Self {
+            task,
+            at: Arc::new(Mutex::new(at)),
+            stopped: Arc::new(AtomicBool::new(false)),
+            held_until: Arc::new(Mutex::new(held_until)),
+        }
+    }
+
+    fn hold(&self, until: Instant) {
+        *self.held_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
     /// Says how far it is; cheap, from any thread.
@@ -173,9 +183,11 @@ impl Running {
         *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Progressed { step: step.to_owned(), done, total };
     }
 
-    /// Whether the work shall stop: cancelled, claimed by another, or the server stops.
+    /// Whether the work shall stop: cancelled, claimed by another, or the server stops. A lease that could not be renewed in time counts as
+    /// lost, because another server may hold the task by now.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
+        let held_until = *self.held_until.lock().unwrap_or_else(PoisonError::into_inner);
+        self.stopped.load(Ordering::Relaxed) || Instant::now() >= held_until
     }
 
     /// Stops the work where it can be stopped.
@@ -204,8 +216,10 @@ pub(crate) trait TaskWork: Send + Sync {
 
 /// Claims one task of the kind and sees it to an end; false if there was none.
 pub(crate) async fn task_pass(core: &Arc<Core>, work: &dyn TaskWork, stop: &Stop) -> Result<bool, DbError> {
+    // Taken before the database is asked, so that it never ends later than the lease there.
+    let held_until = Instant::now() + core.config.task_lease;
     let Some(task) = task_claim(core, work.kind()).await? else { return Ok(false) };
-    let running = Running::new(task);
+    let running = Running::new(task, held_until);
     let task = &running.task;
     let end = if task.cancelled {
         TaskEnd::Cancelled
@@ -261,10 +275,15 @@ async fn lease_keep(core: &Core, running: &Running, cancelled: &AtomicBool) {
         if !moved && renewed.elapsed() < core.config.task_lease / 4 {
             continue;
         }
+        let asked = Instant::now();
         match task_step(core, &running.task, &at.step, at.done, at.total).await {
-            Ok(Hold::Kept) => renewed = Instant::now(),
+            Ok(Hold::Kept) => {
+                renewed = asked;
+                running.hold(asked + core.config.task_lease);
+            }
             Ok(Hold::Cancelled) => {
-                renewed = Instant::now();
+                renewed = asked;
+                running.hold(asked + core.config.task_lease);
                 cancelled.store(true, Ordering::Relaxed);
                 running.stopped.store(true, Ordering::Relaxed);
             }

@@ -102,6 +102,12 @@ impl Blobs {
         self.io.poison();
     }
 
+    /// Makes a file beside the blobs and its name in `folder` durable, with their poison and their planned faults.
+    pub(crate) fn file_flush(&self, file: &std::fs::File, folder: &Path) -> io::Result<()> {
+        self.io.fsync(file)?;
+        self.io.fsync_folder(folder)
+    }
+
     /// Begins a blob. It exists under its key only after `finish`.
     pub fn create(&self, key: &str) -> Result<BlobWriter, BlobError> {
         key_check(key)?;

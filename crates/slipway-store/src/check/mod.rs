@@ -2,6 +2,7 @@
 
 mod blob;
 mod content;
+mod pack;
 mod repair;
 
 use std::collections::{HashMap, HashSet};
@@ -80,16 +81,17 @@ impl Store {
         for kind in BlobKind::ALL {
             self.blobs.list(kind.folder(), &mut |blob| keys.push(blob.key))?;
         }
-        let rows = ledger.blobs_in(&BlobState::ALL)?;
-        // Not one blob of all: a folder that is not mounted, or another bucket. A quarantined row never comes back, so none is while what
-        // it speaks of is most likely only away.
+        let mut rows = ledger.blobs_in(&BlobState::ALL)?;
+        // Not one blob of all: a folder that is not mounted, or another bucket. Nothing is put aside while it is most likely only away.
         let away = keys.is_empty() && rows.iter().any(BlobRow::is_readable);
         let spec = &CheckSpec { repair: spec.repair && !away, ..*spec };
         self.index_sync(ledger)?;
 
         let total = rows.len() as u64;
-        for (number, row) in rows.iter().enumerate() {
-            if row.is_readable() {
+        for (number, row) in rows.iter_mut().enumerate() {
+            if spec.repair && row.state == BlobState::Quarantined {
+                self.row_restore(row, ledger, &mut report)?;
+            } else if row.is_readable() {
                 report.blobs += 1;
                 self.row_check(row, spec, ledger, &mut report, &mut bad)?;
             }

@@ -2,13 +2,13 @@
 
 use slipway_chunk::{DecodedFrame, EncodedFrame, FRAME_LEN_MAX, FrameHeader, PACK_HEADER_LEN};
 
-use super::Bad;
+use super::{Bad, CheckReport, CheckSpec};
 use crate::blobs::BlobError;
 use crate::error::StoreError;
 use crate::faults::crash_point;
-use crate::findings::FindingKind;
+use crate::findings::{Finding, FindingKind};
 use crate::footers::footer_fetch;
-use crate::ledger::{BlobKind, BlobRow, Ledger};
+use crate::ledger::{BlobKind, BlobRow, BlobState, Ledger};
 use crate::rewrite::Rewriter;
 use crate::store::Store;
 
@@ -47,6 +47,31 @@ impl Store {
             FindingKind::Unreadable => Ok(None),
             FindingKind::UnknownBlob | FindingKind::BrokenContent => Ok(None),
         }
+    }
+
+    /// A quarantined row whose blob is where it was and is whole, to its last byte, becomes live again: the blob was only away, in a folder
+    /// that was moved or on a disk that was not mounted.
+    pub(super) fn row_restore(
+        &self,
+        row: &mut BlobRow,
+        ledger: &dyn Ledger,
+        report: &mut CheckReport,
+    ) -> Result<(), StoreError> {
+        let whole = CheckSpec { read_data: true, repair: false };
+        let there = row.digest.is_some() && self.blobs.len(&row.key).is_ok_and(|len| len == row.len);
+        // What it finds in this blob says nothing of what is served: its row is not live.
+        if !there || self.blob_check(row, &whole, report, &mut Bad::default()).is_some() {
+            return Ok(());
+        }
+        if ledger.blob_restore(&row.id)? {
+            row.state = BlobState::Live;
+            report.blobs += 1;
+            let detail = "it was in quarantine, but is there and whole".to_owned();
+            let mut finding = Finding::of_row(FindingKind::MissingBlob, row, detail);
+            finding.repaired = Some("row live again".to_owned());
+            report.findings.push(finding);
+        }
+        Ok(())
     }
 
     /// Copies the good frames of a damaged pack into a new one; says how many.

@@ -149,4 +149,6 @@ pub struct PruneDone {
     pub left: u64,
     pub bytes_deleted: u64,
     pub bytes_written: u64,
+    /// It was told to stop; what is not counted here was not done.
+    pub stopped: bool,
 }

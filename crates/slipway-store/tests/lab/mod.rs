@@ -131,7 +131,7 @@ pub fn prune_all(store: &Store, ledger: &MemoryLedger) {
         if plan.is_empty() {
             return;
         }
-        store.prune_run(&plan, ledger, &mut quiet()).unwrap();
+        store.prune_run(&plan, ledger, &|| false, &mut quiet()).unwrap();
     }
     panic!("prune does not come to an end");
 }
@@ -245,6 +245,9 @@ impl Ledger for HookedLedger<'_> {
     }
     fn blob_quarantine(&self, id: &BlobId) -> Result<bool, LedgerError> {
         self.call("blob_quarantine", |rows| rows.blob_quarantine(id))
+    }
+    fn blob_restore(&self, id: &BlobId) -> Result<bool, LedgerError> {
+        self.call("blob_restore", |rows| rows.blob_restore(id))
     }
     fn contents(&self) -> Result<Vec<ContentRef>, LedgerError> {
         self.call("contents", |rows| rows.contents())

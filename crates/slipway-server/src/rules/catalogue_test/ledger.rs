@@ -53,12 +53,13 @@ fn compare(sql: &dyn Ledger, memory: &dyn Ledger, seed: u64) {
             6 => said(ledger.blob_revive(&id)),
             7 => said(ledger.blob_gone(&id)),
             8 => said(ledger.blob_quarantine(&id)),
+            9 => said(ledger.blob_restore(&id)),
             _ => {
                 let found = ledger.blob_find(&spaces[..=pick], BlobKind::ALL[pick], &name);
                 said(found.map(|row| row.map(|row| row.state)))
             }
         };
-        let (act, fresh, pick) = (dice.roll(10), BlobId::random(), dice.roll(3) as usize);
+        let (act, fresh, pick) = (dice.roll(11), BlobId::random(), dice.roll(3) as usize);
         assert_eq!(ask(sql, act, fresh, pick), ask(memory, act, fresh, pick), "seed {seed}, step {step}, act {act}");
         if act < 2 {
             ids.push(fresh);
