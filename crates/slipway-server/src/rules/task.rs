@@ -7,7 +7,7 @@ use crate::rules::idempotency::{idempotency_begin, idempotency_finish};
 use crate::rules::owner::server_allowed;
 use crate::rules::page::{cursor_decode, cursor_encode, limit_check, page_of};
 use serde_json::{Value, json};
-use slipway_api::{CheckRequest, Code, Page, PageQuery, Problem, PruneRequest, Task, TaskKind, TaskState};
+use slipway_api::{CheckRequest, Code, Page, PageQuery, Problem, PruneRequest, Role, Task, TaskKind, TaskState};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -64,9 +64,22 @@ async fn task_find(tx: &mut Tx, who: &Caller, id: &Uuid, action: Action) -> Resu
     let object = Object::Task { id: *id, maker };
     policy::allowed(who, action, &object)?;
     match row {
-        Some(row) => Ok(task_read(&row)?),
+        Some(row) => Ok(task_seen(who, &row)?),
         None => Err(policy::missing(&object.label()).into()),
     }
+}
+
+/// A task without what it is about and what came of it, which names images and versions: only its kind, state and times are left.
+pub(crate) fn task_outline(task: Task) -> Task {
+    Task { object: String::new(), created_by: String::new(), error: None, result: None, ..task }
+}
+
+/// What the caller may see of a task that they may see: all of it of their own, for an admin of every one; else its outline.
+fn task_seen(who: &Caller, row: &Row) -> Result<Task, DbError> {
+    let task = task_read(row)?;
+    let whole = who.user.as_ref().is_none_or(|user| user.role == Role::Admin)
+        || row.parsed_or_null::<Uuid>("account_id")? == who.user.as_ref().map(|user| user.id);
+    Ok(if whole { task } else { task_outline(task) })
 }
 
 /// One task.
@@ -93,7 +106,7 @@ pub async fn task_list(core: &Core, who: &Caller, query: &PageQuery) -> Result<P
                 .bind(limit as u64 + 1),
         )
         .await?;
-    let items = rows.iter().map(task_read).collect::<Result<Vec<_>, _>>()?;
+    let items = rows.iter().map(|row| task_seen(who, row)).collect::<Result<Vec<_>, _>>()?;
     Ok(page_of(items, limit, |task| cursor_encode(&[&task.id.to_string()])))
 }
 

@@ -6,15 +6,28 @@ use crate::rules::upload_fill::blocking;
 use crate::workers::Worker;
 use crate::workers::run::{Halt, Running, Stop, TaskWork, halt, task_pass};
 use futures_util::future::BoxFuture;
+use serde::Deserialize;
 use serde_json::Value;
-use slipway_api::{CheckRequest, CheckResult, Code, Finding, Problem, TaskKind};
-use slipway_store::{CheckSpec, FindingKind};
+use slipway_api::{CheckResult, Code, Finding, Problem, TaskKind};
+use slipway_chunk::PackId;
+use slipway_store::{CheckReport, CheckSpec, FindingKind, SpaceId};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Findings in one result at most; a store that is hurt worse than this needs more than a list.
 const FINDINGS_MAX: usize = 10_000;
+
+/// What a task is to look at: everything, or one pack that a reader called damaged.
+#[derive(Debug, Deserialize)]
+struct Input {
+    #[serde(default)]
+    quick: bool,
+    #[serde(default)]
+    repair: bool,
+    pack: Option<PackId>,
+    space: Option<SpaceId>,
+}
 
 /// Sees to tasks of kind check.
 pub(crate) struct Check;
@@ -44,21 +57,34 @@ impl TaskWork for Check {
 
     fn run<'a>(&'a self, core: &'a Arc<Core>, running: &'a Running) -> BoxFuture<'a, Result<Value, Halt>> {
         Box::pin(async move {
-            let request: CheckRequest = serde_json::from_value(running.task.input.clone()).map_err(|error| {
+            let input: Input = serde_json::from_value(running.task.input.clone()).map_err(|error| {
                 Halt::Failed(Problem::new(Code::Internal, format!("reading the request of a check: {error}")))
             })?;
-            let result = check(core, running, &request).await?;
+            let result = match (input.pack, input.space) {
+                (Some(pack), Some(space)) => pack_check(core, pack, space).await?,
+                _ => check(core, running, CheckSpec { read_data: !input.quick, repair: input.repair }).await?,
+            };
             serde_json::to_value(result).map_err(|error| Halt::Failed(Problem::new(Code::Internal, error.to_string())))
         })
     }
 }
 
-async fn check(core: &Arc<Core>, running: &Running, request: &CheckRequest) -> Result<CheckResult, Halt> {
-    let spec = CheckSpec { read_data: !request.quick, repair: request.repair };
+/// Looks at one pack. Which versions it hurts only a check of everything tells.
+async fn pack_check(core: &Arc<Core>, pack: PackId, space: SpaceId) -> Result<CheckResult, Halt> {
+    let (store, ledger) = (core.store.clone(), core.ledger());
+    let report = blocking(move || store.pack_verify(&[space], &pack, &ledger));
+    let report = report.await?.map_err(|error| halt("checking a pack", error))?;
+    Ok(result_of(&report, &HashMap::new()))
+}
+
+async fn check(core: &Arc<Core>, running: &Running, spec: CheckSpec) -> Result<CheckResult, Halt> {
     let (store, ledger, reports) = (core.store.clone(), core.ledger(), running.clone());
     let report = blocking(move || store.check(&spec, &ledger, &mut |at| reports.report(at)));
     let report = report.await?.map_err(|error| halt("checking the store", error))?;
-    let by_root = versions_by_root(core).await?;
+    Ok(result_of(&report, &versions_by_root(core).await?))
+}
+
+fn result_of(report: &CheckReport, by_root: &HashMap<String, Vec<String>>) -> CheckResult {
     let mut hurt: BTreeSet<&String> = BTreeSet::new();
     let mut findings = Vec::new();
     for finding in &report.findings {
@@ -89,13 +115,13 @@ async fn check(core: &Arc<Core>, running: &Running, request: &CheckRequest) -> R
     }
     findings.truncate(FINDINGS_MAX);
     let all: usize = by_root.values().map(Vec::len).sum();
-    Ok(CheckResult {
+    CheckResult {
         clean: report.is_clean(),
         blobs: report.blobs,
         bytes_read: report.bytes_read,
         versions: (all - hurt.len()) as u64,
         findings,
-    })
+    }
 }
 
 /// `owner/name:N` of every version, by its root; those in the trash too.

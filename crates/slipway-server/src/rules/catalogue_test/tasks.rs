@@ -1,12 +1,15 @@
 use super::{bytes_of, count, each, image_add, image_ref, meddle, push, refused, work};
 use crate::core::Caller;
 use crate::db::{TxError, sql, tx};
+use crate::rules::finding::finding_report;
 use crate::rules::task::{
     Hold, TaskEnd, check_request, prune_request, task_cancel, task_claim, task_create, task_finish, task_get,
     task_list, task_step,
 };
 use serde_json::json;
-use slipway_api::{CheckRequest, CheckResult, Code, PageQuery, Problem, PruneRequest, TaskKind, TaskState};
+use slipway_api::{
+    CheckRequest, CheckResult, Code, FindingReport, PageQuery, Problem, PruneRequest, TaskKind, TaskState, VersionPick,
+};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -114,6 +117,19 @@ async fn who_may_see_and_cancel_a_task() {
         let seen = task_get(core, &bench.admin, &task.id).await.unwrap();
         assert_eq!((seen.state, seen.result), (TaskState::Cancelled, None));
         refused(task_cancel(core, &bench.admin, &task.id).await, Code::Conflict);
+        let ivo = super::user_add(core, "ivo", slipway_api::Role::Moderator).await;
+        let done = prune_request(core, &bench.admin, PruneRequest { dry_run: true }).await.unwrap();
+        work(core).await;
+        let whole = task_get(core, &bench.admin, &done.id).await.unwrap();
+        assert!(whole.result.is_some() && whole.object == "store");
+        let outline = task_get(core, &ivo, &done.id).await.unwrap();
+        assert_eq!((outline.state, outline.finished_at), (whole.state, whole.finished_at));
+        let listed = task_list(core, &ivo, &PageQuery::default()).await.unwrap().items;
+        for task in [&outline].into_iter().chain(&listed) {
+            assert!(task.result.is_none() && task.error.is_none(), "{task:?}");
+            assert_eq!((task.object.as_str(), task.created_by.as_str()), ("", ""));
+        }
+        meddle(core, sql("DELETE FROM task WHERE id = $1").bind(done.id)).await;
         for _ in 0..3 {
             prune_request(core, &bench.admin, PruneRequest { dry_run: true }).await.unwrap();
         }
@@ -175,6 +191,44 @@ async fn a_check_names_the_versions_that_are_hurt() {
         assert_eq!(named, HashSet::from([&"jan/hurt:0".to_owned()]), "{hurt:?}");
         assert_eq!(count(core, "SELECT COUNT(*) AS n FROM version").await, 2);
         let _ = image_ref("jan/hurt");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_finding_reads_its_one_pack_once() {
+    each(async |bench| {
+        let core = &bench.core;
+        for (name, seed) in [("jan/one", 1), ("jan/two", 2)] {
+            image_add(core, &bench.jan, name).await;
+            push(core, &bench.jan, name, bytes_of(seed, 16)).await;
+        }
+        let mut tx = core.db.read().await.unwrap();
+        let packs = tx.rows(sql("SELECT id, len FROM blob WHERE kind = 'pack' ORDER BY rev")).await.unwrap();
+        drop(tx);
+        let report = async |who: &Caller, name: &str, pack: String| {
+            let report = FindingReport { chunk: "0".repeat(64), pack };
+            finding_report(core, who, &image_ref(name), &VersionPick::Latest, report).await
+        };
+        let (first, second) = (packs[0].text("id").unwrap(), packs[1].text("id").unwrap());
+        refused(report(&bench.eva, "jan/one", first.clone()).await, Code::NotFound);
+        refused(report(&bench.jan, "jan/one", "0".repeat(32)).await, Code::NotFound);
+        let task = report(&bench.jan, "jan/one", first.clone()).await.unwrap();
+        assert_eq!(report(&bench.jan, "jan/one", first.clone()).await.unwrap().id, task.id);
+        assert_ne!(report(&bench.jan, "jan/two", second).await.unwrap().id, task.id);
+        work(core).await;
+        let over = report(&bench.jan, "jan/one", first.clone()).await.unwrap();
+        assert_eq!((over.id, over.state, over.result), (task.id, TaskState::Done, None), "it was looked at just now");
+        let seen = task_get(core, &bench.admin, &task.id).await.unwrap();
+        let result: CheckResult = serde_json::from_value(seen.result.unwrap()).unwrap();
+        assert_eq!((result.clean, result.blobs, result.bytes_read), (true, 1, packs[0].size("len").unwrap()));
+        assert_eq!(count(core, "SELECT COUNT(*) AS n FROM task WHERE kind = 'check'").await, 2);
+        meddle(core, sql("UPDATE task SET created_at = created_at - 3600001")).await;
+        assert_ne!(
+            report(&bench.jan, "jan/one", first).await.unwrap().id,
+            task.id,
+            "an hour later it is looked at again"
+        );
     })
     .await;
 }
