@@ -1,4 +1,4 @@
-//! `Repr-Digest` (RFC 9530): what a client says of the bytes it sends, and what we say of ours.
+//! `Repr-Digest` and `Content-Digest` (RFC 9530): what a client says of the bytes it sends, and what we say of ours.
 
 use axum::http::HeaderMap;
 use base64::Engine as _;
@@ -8,68 +8,94 @@ use slipway_api::{Code, Problem};
 
 /// The header's name.
 pub(crate) const REPR_DIGEST: &str = "repr-digest";
+/// Of a whole body, which every body here is, it says the same as the other.
+const CONTENT_DIGEST: &str = "content-digest";
 
 /// Hashes bytes as they pass and compares at the end. Without a header it does nothing.
 #[derive(Default)]
 pub(crate) struct ReprCheck {
-    sha256: Option<(Sha256, [u8; 32])>,
-    sha512: Option<(Sha512, [u8; 64])>,
+    sha256: Option<Sha256>,
+    sha512: Option<Sha512>,
+    said: Vec<Said>,
+}
+
+/// One digest that a header names.
+struct Said {
+    header: &'static str,
+    bytes: Vec<u8>,
+    long: bool,
 }
 
 impl ReprCheck {
-    /// What the request's header asks to be checked.
+    /// What the request's headers ask to be checked.
     pub(crate) fn from_headers(headers: &HeaderMap) -> Result<Self, Problem> {
         let mut check = Self::default();
-        for value in headers.get_all(REPR_DIGEST) {
-            let text = value.to_str().map_err(|_| bad("it is not text"))?;
-            for member in text.split(',') {
-                let (name, rest) =
-                    member.trim().split_once('=').ok_or_else(|| bad("it is not of the form NAME=:BASE64:"))?;
-                let coded = rest.strip_prefix(':').and_then(|rest| rest.strip_suffix(':'));
-                let coded = coded.ok_or_else(|| bad("the digest is not between colons"))?;
-                let bytes = STANDARD.decode(coded).map_err(|_| bad("the digest is not base64"))?;
-                let wrong = |_| bad("the digest has the wrong length");
-                match name.trim() {
-                    "sha-256" => check.sha256 = Some((Sha256::new(), bytes.try_into().map_err(wrong)?)),
-                    "sha-512" => check.sha512 = Some((Sha512::new(), bytes.try_into().map_err(wrong)?)),
-                    other => {
-                        // A digest that is silently not checked would be a promise that is not kept.
-                        let other = super::json::printable(other);
-                        return Err(bad(&format!("'{other}' is unknown; known are sha-256 and sha-512")));
+        for header in [REPR_DIGEST, CONTENT_DIGEST] {
+            let bad = |why: &str| {
+                Problem::new(Code::InvalidRequest, format!("reading the header {header}: {why}")).field(header)
+            };
+            for value in headers.get_all(header) {
+                let text = value.to_str().map_err(|_| bad("it is not text"))?;
+                for member in text.split(',') {
+                    let (name, rest) =
+                        member.trim().split_once('=').ok_or_else(|| bad("it is not of the form NAME=:BASE64:"))?;
+                    let coded = rest.strip_prefix(':').and_then(|rest| rest.strip_suffix(':'));
+                    let coded = coded.ok_or_else(|| bad("the digest is not between colons"))?;
+                    let bytes = STANDARD.decode(coded).map_err(|_| bad("the digest is not base64"))?;
+                    let long = match name.trim() {
+                        "sha-256" => false,
+                        "sha-512" => true,
+                        other => {
+                            // A digest that is silently not checked would be a promise that is not kept.
+                            let other = super::json::printable(other);
+                            return Err(bad(&format!("'{other}' is unknown; known are sha-256 and sha-512")));
+                        }
+                    };
+                    if bytes.len() != if long { 64 } else { 32 } {
+                        return Err(bad("the digest has the wrong length"));
                     }
+                    if long {
+                        check.sha512.get_or_insert_default();
+                    } else {
+                        check.sha256.get_or_insert_default();
+                    }
+                    check.said.push(Said { header, bytes, long });
                 }
             }
         }
         Ok(check)
     }
 
+    /// Whether there is anything to check.
+    pub(crate) fn is_asked(&self) -> bool {
+        !self.said.is_empty()
+    }
+
     /// Passes bytes by.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
-        if let Some((hash, _)) = &mut self.sha256 {
+        if let Some(hash) = &mut self.sha256 {
             hash.update(bytes);
         }
-        if let Some((hash, _)) = &mut self.sha512 {
+        if let Some(hash) = &mut self.sha512 {
             hash.update(bytes);
         }
     }
 
     /// Compares what passed with what was said.
     pub(crate) fn finish(self) -> Result<(), Problem> {
-        let same256 = self.sha256.is_none_or(|(hash, said)| hash.finalize()[..] == said[..]);
-        let same512 = self.sha512.is_none_or(|(hash, said)| hash.finalize()[..] == said[..]);
-        match same256 && same512 {
-            true => Ok(()),
-            false => {
-                Err(Problem::new(Code::DigestMismatch, "the body does not have the digest that Repr-Digest names")
-                    .field(REPR_DIGEST)
-                    .hint("send it again; no version was made"))
+        let short = self.sha256.map(|hash| hash.finalize().to_vec());
+        let long = self.sha512.map(|hash| hash.finalize().to_vec());
+        for said in self.said {
+            let found = if said.long { &long } else { &short };
+            if found.as_ref() != Some(&said.bytes) {
+                let title = format!("the body does not have the digest that the header {} names", said.header);
+                return Err(Problem::new(Code::DigestMismatch, title)
+                    .field(said.header)
+                    .hint("send it again; nothing of it was taken"));
             }
         }
+        Ok(())
     }
-}
-
-fn bad(why: &str) -> Problem {
-    Problem::new(Code::InvalidRequest, format!("reading the Repr-Digest header: {why}")).field(REPR_DIGEST)
 }
 
 /// The header for bytes with this SHA-256 in hex; none if it is no such hex.
@@ -114,6 +140,13 @@ mod tests {
             assert_eq!(got.map_or_else(|p| p.status, |()| 0), status, "{header}");
         }
         assert!(ReprCheck::default().finish().is_ok());
+        // Both headers count, each by its own name.
+        let both = [("repr-digest", abc), ("content-digest", wrong)];
+        let both = both.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        let mut check = ReprCheck::from_headers(&HeaderMap::from_iter(both)).unwrap();
+        check.update(b"abc");
+        let problem = check.finish().unwrap_err();
+        assert_eq!((problem.status, problem.field.as_deref()), (422, Some("content-digest")));
         let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(repr_sha256(hex).unwrap(), abc);
         assert_eq!(repr_sha256("zz"), None);

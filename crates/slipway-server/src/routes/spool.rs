@@ -10,14 +10,17 @@ use std::sync::{Mutex, PoisonError};
 use axum::http::header::HeaderName;
 use bytes::Bytes;
 use slipway_api::{Code, Problem, UploadFormat};
+use slipway_store::StoreError;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::http::answer::{self, Answered, header_set};
 use crate::http::ask::Ask;
 use crate::http::failure::blocking;
+use crate::http::repr::ReprCheck;
 use crate::http::stream::body_seat;
 use crate::rules;
+use crate::rules::store_problem::store_problem;
 
 /// Pieces in flight between the socket and the file.
 const PIECES: usize = 16;
@@ -65,25 +68,39 @@ pub(crate) async fn upload_append(mut ask: Ask) -> Answered {
         problem.offset = Some(target.received);
         return Err(problem);
     }
+    let mut check = ReprCheck::from_headers(ask.headers())?;
     ask.site.space_check()?;
-    let max = ask.core().config.image_size_max;
+    let (core, max) = (ask.site.core.clone(), ask.core().config.image_size_max);
     let _seat = body_seat()?;
     let (pieces, mut from_socket) = mpsc::channel::<Bytes>(PIECES);
     let act = format!("keeping bytes of upload {id}");
     let name = act.clone();
     let appending = blocking(&name, move || {
-        let written = spool_append(&target.spool, from, &mut || from_socket.blocking_recv());
+        let flush = |file: &File, folder: &Path| core.store.file_flush(file, folder);
+        let written = spool_append(&target.spool, from, &mut || from_socket.blocking_recv(), &flush);
         drop(writing);
-        written.map_err(|error| match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                Problem::new(Code::NoSpace, format!("{act}: no space is left on the server"))
-            }
-            _ => Problem::new(Code::Internal, format!("{act}: {error}")),
+        written.map_err(|error| match error {
+            Unkept::Flush(error) => store_problem(&act, error),
+            Unkept::Io(error) => match error.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                    Problem::new(Code::NoSpace, format!("{act}: no space is left on the server"))
+                }
+                _ => Problem::new(Code::Internal, format!("{act}: {error}")),
+            },
         })
     });
-    let (written, came) = tokio::join!(appending, pieces_send(&mut ask, pieces, from, max));
-    // What came before a body broke off is durable too, and is counted: the client goes on from there.
-    let to = written?;
+    let (written, came) = tokio::join!(appending, pieces_send(&mut ask, &mut check, pieces, from, max));
+    let written = written?;
+    // What came before a body broke off is durable too, and is counted: the client goes on from there. But where the client named a digest,
+    // only bytes that have it count; the next request writes over all others.
+    let (to, came) = match came {
+        Ok(()) => match check.finish() {
+            Ok(()) => (written, Ok(())),
+            Err(problem) => (from, Err(problem)),
+        },
+        Err(problem) if check.is_asked() => (from, Err(problem)),
+        Err(problem) => (written, Err(problem)),
+    };
     let upload = match to > from {
         true => rules::upload::upload_offset_set(ask.core(), &ask.who, &id, from, to).await?,
         false => rules::upload::upload_get(ask.core(), &ask.who, &id).await?,
@@ -109,7 +126,13 @@ fn offset_wanted(ask: &Ask) -> Result<u64, Problem> {
     }
 }
 
-async fn pieces_send(ask: &mut Ask, pieces: mpsc::Sender<Bytes>, from: u64, max: u64) -> Result<(), Problem> {
+async fn pieces_send(
+    ask: &mut Ask,
+    check: &mut ReprCheck,
+    pieces: mpsc::Sender<Bytes>,
+    from: u64,
+    max: u64,
+) -> Result<(), Problem> {
     let mut checked = 0;
     while let Some(piece) = ask.body.next().await? {
         let received = ask.body.received();
@@ -120,6 +143,7 @@ async fn pieces_send(ask: &mut Ask, pieces: mpsc::Sender<Bytes>, from: u64, max:
             checked = received;
             ask.site.space_check()?;
         }
+        check.update(&piece);
         if pieces.send(piece).await.is_err() {
             // The writer is gone and says why.
             return Ok(());
@@ -128,15 +152,33 @@ async fn pieces_send(ask: &mut Ask, pieces: mpsc::Sender<Bytes>, from: u64, max:
     Ok(())
 }
 
+/// Why bytes were not kept. After a flush that went wrong nothing more is written at all.
+#[derive(Debug)]
+enum Unkept {
+    Io(std::io::Error),
+    Flush(StoreError),
+}
+
+impl From<std::io::Error> for Unkept {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 /// Writes the pieces behind `from` and gives the durable length. Bytes beyond `from` that an earlier crash left are cut off first.
-fn spool_append(path: &Path, from: u64, next: &mut dyn FnMut() -> Option<Bytes>) -> std::io::Result<u64> {
+fn spool_append(
+    path: &Path,
+    from: u64,
+    next: &mut dyn FnMut() -> Option<Bytes>,
+    flush: &dyn Fn(&File, &Path) -> Result<(), StoreError>,
+) -> Result<u64, Unkept> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let mut file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
     let len = file.metadata()?.len();
     if len < from {
         let why = format!("the file has {len} bytes although {from} were answered as durable");
-        return Err(std::io::Error::other(why));
+        return Err(std::io::Error::other(why).into());
     }
     file.set_len(from)?;
     file.seek(SeekFrom::Start(from))?;
@@ -145,15 +187,14 @@ fn spool_append(path: &Path, from: u64, next: &mut dyn FnMut() -> Option<Bytes>)
         file.write_all(&piece)?;
         at += piece.len() as u64;
     }
-    file.sync_all()?;
     // The file's name must be durable too before an offset in it is answered.
-    File::open(folder)?.sync_all()?;
+    flush(&file, folder).map_err(Unkept::Flush)?;
     Ok(at)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Bytes, Uuid, Writing, spool_append};
+    use super::{Bytes, StoreError, Unkept, Uuid, Writing, spool_append};
 
     #[test]
     fn what_is_appended_is_kept_from_the_offset_on() {
@@ -161,13 +202,15 @@ mod tests {
         let path = folder.path().join("spool/x");
         let append = |from, parts: &[&'static str]| {
             let mut parts = parts.iter().map(|part| Bytes::from_static(part.as_bytes()));
-            spool_append(&path, from, &mut || parts.next())
+            spool_append(&path, from, &mut || parts.next(), &|file, _| Ok(file.sync_all().unwrap()))
         };
         assert_eq!(append(0, &["abc", "def"]).unwrap(), 6);
         assert_eq!(append(4, &["X"]).unwrap(), 5, "what was not answered as durable is cut off");
         assert_eq!(std::fs::read(&path).unwrap(), b"abcdX");
         assert_eq!(append(5, &[]).unwrap(), 5);
         assert!(append(6, &["y"]).is_err(), "a hole would be taken for data");
+        let unflushed = spool_append(&path, 5, &mut || None, &|_, _| Err(StoreError::Poisoned));
+        assert!(matches!(unflushed, Err(Unkept::Flush(StoreError::Poisoned))));
     }
 
     #[test]
