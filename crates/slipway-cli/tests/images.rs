@@ -173,6 +173,33 @@ fn gpt_4k(folder: &Path) -> Sample {
     Sample { name: "gpt4k", path, sector_size: 4096, whole: samples::gpt_whole }
 }
 
+/// What is mounted is not pushed without a word, whether it is named by its device or by the file behind it; it may be compared.
+#[test]
+#[ignore = "needs root"]
+fn root_a_file_that_a_loop_device_mounts_is_not_pushed() {
+    let folder = tempfile::tempdir().unwrap();
+    let sample = samples::ext4(folder.path(), &samples::tree(folder.path()), "ext4", 64);
+    let server = Server::start(&Place::new(folder.path()));
+    let client = server.admin();
+    push(&client, &sample, &[]);
+    let disk = Loop::of(&sample.path, 512);
+    let at = folder.path().join("mnt");
+    let mount = Mount::new(&["-o", "ro,noload", text(&disk.device)], &at);
+    push(&client, &sample, &[]);
+    let said = client.run(&["verify", "me/ext4:0", text(&disk.device)]);
+    let warning = format!("warning: {} is mounted on {}", text(&disk.device), text(&at));
+    assert!(said.expect(0).stderr.contains(&warning), "{}", said.stderr);
+    drop(mount);
+    let mount = Mount::new(&[text(&disk.device)], &at);
+    for path in [&sample.path, &disk.device] {
+        let said = client.run(&["push", text(path), "me/ext4"]);
+        said.expect(10).names(&[text(path), "mounted", text(&at), "--mounted"]);
+    }
+    push(&client, &sample, &["--mounted"]);
+    drop(mount);
+    push(&client, &sample, &[]);
+}
+
 #[test]
 #[ignore = "needs root"]
 fn root_unfit_targets_are_refused_untouched() {

@@ -61,7 +61,8 @@ impl Place {
         command.arg("--listen").arg(format!("127.0.0.1:{}", self.port));
         command.arg("--admin-token-file").arg(self.token_file());
         if let Some(url) = &self.database {
-            command.args(["--database", url]);
+            // It may hold a password, which the flag refuses.
+            command.env("SLIPWAY_DATABASE", url);
         }
         if let Some(url) = &self.blobs {
             command.args(["--blobs", url]);
