@@ -12,6 +12,7 @@ use super::failure::blocking;
 use super::inbound::Inbound;
 use super::repr::ReprCheck;
 use super::site::Site;
+use crate::rules::upload::Cut;
 
 /// Pieces in flight between a socket and the thread that stores them; hyper's pieces have at most 64 KiB or a frame.
 const PIECES: usize = 16;
@@ -46,18 +47,40 @@ pub(crate) struct BodyReader {
 /// The sending end, for the async side.
 pub(crate) struct BodyPump {
     pieces: mpsc::Sender<Piece>,
+    ended: bool,
+    cut: Cut,
 }
 
 /// A channel from a request's body to a blocking thread. What is read passes `check`, which has the last word at the end.
 pub(crate) fn body_channel(check: ReprCheck) -> (BodyPump, BodyReader) {
     let (sender, receiver) = mpsc::channel(PIECES);
-    (BodyPump { pieces: sender }, BodyReader { pieces: receiver, current: Bytes::new(), ended: false, check })
+    let pump = BodyPump { pieces: sender, ended: false, cut: Cut::default() };
+    (pump, BodyReader { pieces: receiver, current: Bytes::new(), ended: false, check })
+}
+
+impl Drop for BodyPump {
+    /// A client that hung up before the end takes the pump with it.
+    fn drop(&mut self) {
+        if !self.ended {
+            self.cut.cut(cut_off());
+        }
+    }
+}
+
+fn cut_off() -> Problem {
+    Problem::new(Code::InvalidRequest, "reading the request body: it was cut off")
 }
 
 impl BodyPump {
+    /// Is cut when the body ends before its end, at once and not only when all that came before has been read.
+    pub(crate) fn cut(&self) -> Cut {
+        self.cut.clone()
+    }
+
     /// Sends a whole body, at most `max` bytes of it. Ends early when the reader is gone: then it knows why.
-    pub(crate) async fn run(self, mut body: Inbound, max: u64, site: &Site) {
+    pub(crate) async fn run(mut self, mut body: Inbound, max: u64, site: &Site) {
         if body.announced().is_some_and(|len| len > max) {
+            self.cut.cut(too_large(max));
             let _ = self.pieces.send(Piece::Broken(too_large(max))).await;
             return;
         }
@@ -74,6 +97,11 @@ impl BodyPump {
                 Err(problem) => Piece::Broken(problem),
             };
             let last = !matches!(piece, Piece::Bytes(_));
+            match &piece {
+                Piece::Bytes(_) => {}
+                Piece::End => self.ended = true,
+                Piece::Broken(problem) => self.cut.cut(problem.clone()),
+            }
             if self.pieces.send(piece).await.is_err() || last {
                 return;
             }
@@ -82,7 +110,7 @@ impl BodyPump {
 }
 
 fn too_large(max: u64) -> Problem {
-    Problem::new(slipway_api::Code::TooLarge, format!("the body is larger than the {max} bytes allowed here"))
+    Problem::new(Code::TooLarge, format!("the body is larger than the {max} bytes allowed here"))
 }
 
 impl Read for BodyReader {
@@ -104,12 +132,7 @@ impl Read for BodyReader {
                     self.ended = true;
                 }
                 Some(Piece::Broken(problem)) => return Err(io::Error::other(problem)),
-                None => {
-                    return Err(io::Error::other(Problem::new(
-                        slipway_api::Code::InvalidRequest,
-                        "reading the request body: it was cut off",
-                    )));
-                }
+                None => return Err(io::Error::other(cut_off())),
             }
         }
         let len = buf.len().min(self.current.len());

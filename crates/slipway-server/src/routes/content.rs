@@ -70,7 +70,7 @@ pub(crate) async fn content_put(ask: Ask) -> Answered {
     let _seat = body_seat()?;
     let (pump, reader) = body_channel(check);
     let Ask { site, who, body, .. } = ask;
-    let filling = rules::upload::upload_fill(&site.core, &who, new, wrap, Box::new(reader), checks);
+    let filling = rules::upload::upload_fill(&site.core, &who, new, wrap, Box::new(reader), checks, pump.cut());
     // The pump ends when the body does, or when the reader is gone; so both always end.
     let (filled, ()) = tokio::join!(filling, pump.run(body, max, &site));
     site.metrics.upload_ended(filled.is_ok());

@@ -25,5 +25,6 @@ pub mod trash;
 pub mod upload;
 pub(crate) mod upload_commit;
 pub(crate) mod upload_fill;
+pub(crate) mod upload_hold;
 pub mod user;
 pub mod version;

@@ -21,6 +21,7 @@ pub use crate::rules::upload_commit::{
 pub use crate::rules::upload_fill::{
     CommitAnswer, FillChecks, upload_commit_chunks, upload_commit_stream, upload_fill,
 };
+pub use crate::rules::upload_hold::Cut;
 
 /// An upload as it stands in the database.
 #[derive(Clone, Debug)]

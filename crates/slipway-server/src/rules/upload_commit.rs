@@ -20,7 +20,7 @@ use uuid::Uuid;
 pub const COMMIT_CRASH_POINTS: [&str; 4] = ["commit_begun", "commit_touched", "commit_before", "commit_after"];
 
 /// How long a commit that nobody heard of is left alone before it may be asked for again.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(600);
+pub(super) const COMMIT_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Bytes of holes up to which the digests of a raw image are computed unasked; beyond it they stay null.
 const DIGEST_HOLES_MAX: u64 = 64 << 30;

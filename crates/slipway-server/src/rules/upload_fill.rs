@@ -6,6 +6,7 @@ use crate::rules::store_problem::store_problem;
 use crate::rules::task::{task_create, task_get};
 use crate::rules::upload::{UploadTarget, answer_left, target_of, upload_create, upload_end, upload_find};
 use crate::rules::upload_commit::{CommitBegin, upload_commit, upload_commit_begin, upload_commit_undo};
+use crate::rules::upload_hold::{Cut, Stoppable, upload_hold};
 use crate::scope::Scopes;
 use serde_json::json;
 use slipway_api::{Code, Committed, Problem, Task, TaskKind, UploadFormat, UploadNew, UploadState};
@@ -184,7 +185,7 @@ pub(crate) async fn upload_maker(core: &Core, id: &Uuid) -> Result<Caller, Probl
 }
 
 /// Makes a version of a raw or compressed image in one go. It runs to its end or to nothing even if the waiting is given up: a body that
-/// breaks off is an error of `source`, and makes nothing.
+/// breaks off is an error of `source`, and makes nothing. `cut` ends it sooner, while bytes that came are still being unpacked.
 pub async fn upload_fill(
     core: &Arc<Core>,
     who: &Caller,
@@ -192,6 +193,7 @@ pub async fn upload_fill(
     wrap: Option<Wrap>,
     source: Box<dyn Read + Send>,
     checks: FillChecks,
+    cut: Cut,
 ) -> Result<Committed, Problem> {
     // A key would tie the next attempt to the upload of one that failed; what makes a repeated body harmless is that its root is unchanged.
     let mut who = who.clone();
@@ -199,7 +201,7 @@ pub async fn upload_fill(
     let upload = upload_create(core, &who, UploadNew { format: UploadFormat::Raw, ..new }).await?;
     let core = core.clone();
     let work = tokio::spawn(async move {
-        let result = fill(&core, &who, &upload.id, wrap, source, checks).await;
+        let result = fill(&core, &who, &upload.id, wrap, source, checks, cut).await;
         if result.is_err() {
             upload_commit_undo(&core, &upload.id).await?;
             upload_end(&core, &who, &upload.id).await?;
@@ -216,6 +218,7 @@ async fn fill(
     wrap: Option<Wrap>,
     source: Box<dyn Read + Send>,
     checks: FillChecks,
+    cut: Cut,
 ) -> Result<Committed, Problem> {
     let target = match upload_commit_begin(core, who, id).await? {
         CommitBegin::Done(answer) => return Ok(*answer),
@@ -231,23 +234,27 @@ async fn fill(
         params: ChunkerParams::default(),
         upload: target.upload.clone(),
     };
+    let cuts = cut.clone();
     let ingested = blocking(move || {
         let (wrap, source) = wrap_find(wrap, source)?;
-        let mut image = Stream(slipway_format::unwrap(wrap, source, cap));
+        let inner = Stream(slipway_format::unwrap(wrap, source, cap));
+        let mut image = Stoppable { inner, why: || cuts.why().cloned() };
         let prepared =
             store.ingest(&spec, &mut image, &ledger, &mut |_| {}).map_err(|error| store_problem(&act, error))?;
         Ok::<_, Problem>((wrap, prepared))
     });
-    let (wrap, mut prepared) = ingested.await??;
+    let (wrap, mut prepared) = upload_hold(core, id, &cut, ingested).await??;
     if let Some(root) = checks.root.filter(|root| *root != prepared.root) {
         let title = format!("the image has root {}, not {root}", prepared.root);
         return Err(Problem::new(Code::DigestMismatch, title).field("root"));
     }
     if let Some(digest) = checks.digest {
         if prepared.digest.is_none() {
-            let spaces = target.lookup.clone();
-            prepared.digest =
-                Some(crate::workers::digest::digest_compute(core, spaces, prepared.root, || false).await?.0);
+            let (spaces, cuts) = (target.lookup.clone(), cut.clone());
+            let stopped = move || cuts.why().is_some();
+            let computing = crate::workers::digest::digest_compute(core, spaces, prepared.root, stopped);
+            let computed = upload_hold(core, id, &cut, computing).await;
+            prepared.digest = Some(computed.map_err(|problem| cut.why().cloned().unwrap_or(problem))?.0);
         }
         if let Some(found) = prepared.digest.filter(|found| *found != digest) {
             let title = format!("the image has digest {found}, not {digest}");

@@ -6,13 +6,14 @@ use crate::rules::store_problem::store_problem;
 use crate::rules::task::Claimed;
 use crate::rules::upload::{UploadTarget, upload_commit, upload_commit_undo};
 use crate::rules::upload_fill::{blocking, upload_importing, upload_maker};
+use crate::rules::upload_hold::{Cut, Stoppable, upload_hold};
 use crate::workers::Worker;
 use crate::workers::run::{Halt, Running, Stop, TaskWork, halt, task_pass};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::Value;
 use slipway_api::{Code, Problem, TaskKind, UploadFormat};
-use slipway_chunk::{ChunkerParams, Fill, SparseRead, Stream};
+use slipway_chunk::{ChunkerParams, Stream};
 use slipway_format::Wrap;
 use slipway_store::{IngestSpec, Prepared, StoreError};
 use std::fs::File;
@@ -88,25 +89,11 @@ impl TaskWork for Import {
     }
 }
 
-/// A source that ends with an error when the work shall stop.
-struct Stoppable<'a, S> {
-    inner: S,
-    running: &'a Running,
-}
-
-impl<S: SparseRead> SparseRead for Stoppable<'_, S> {
-    fn fill(&mut self, buf: &mut [u8]) -> io::Result<Fill> {
-        match self.running.is_stopped() {
-            true => Err(io::Error::new(io::ErrorKind::Interrupted, "asked to stop")),
-            false => self.inner.fill(buf),
-        }
-    }
-}
-
 async fn cut(core: &Arc<Core>, running: &Running, target: UploadTarget) -> Result<Prepared, Halt> {
     let (store, ledger, cap) = (core.store.clone(), core.ledger(), core.config.image_size_max);
-    let running = running.clone();
-    let cut = blocking(move || {
+    let (id, cut, running) = (target.id, Cut::default(), running.clone());
+    let cuts = cut.clone();
+    let work = blocking(move || {
         let act = format!("storing {}", target.image);
         let file = File::open(&target.spool).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
@@ -130,15 +117,17 @@ async fn cut(core: &Arc<Core>, running: &Running, target: UploadTarget) -> Resul
             upload: target.upload,
         };
         let total = target.size.unwrap_or(if wrap == Wrap::None { target.received } else { 0 });
-        let mut source = Stoppable { inner: Stream(image), running: &running };
+        let stopped = || Problem::new(Code::Unavailable, "asked to stop");
+        let why = || cuts.why().cloned().or_else(|| running.is_stopped().then(stopped));
+        let mut source = Stoppable { inner: Stream(image), why };
         let prepared = store.ingest(&spec, &mut source, &ledger, &mut |at| running.step(at.step, at.done, total));
         prepared.map_err(|error| match running.is_stopped() {
             true => Halt::Stopped,
             false => match store_problem(&act, error) {
-                problem if problem.code == Code::BadImage => Halt::Failed(problem),
+                problem if matches!(problem.code, Code::BadImage | Code::Gone) => Halt::Failed(problem),
                 problem => problem.into(),
             },
         })
     });
-    cut.await?
+    upload_hold(core, &id, &cut, work).await?
 }

@@ -13,7 +13,7 @@ mod versions;
 use crate::core::{Caller, CallerUser, Core, CoreConfig};
 use crate::db::{Db, DbUrl, End, Sql, SqlFaults, sql};
 use crate::rules::image::image_create;
-use crate::rules::upload::{FillChecks, upload_fill};
+use crate::rules::upload::{Cut, FillChecks, upload_fill};
 use crate::rules::user::user_create;
 use crate::rules::version::version_content;
 use crate::scope::Scopes;
@@ -141,7 +141,7 @@ fn bytes_of(seed: u64, blocks: usize) -> Vec<u8> {
 }
 
 async fn push_new(core: &Arc<Core>, who: &Caller, new: UploadNew, bytes: Vec<u8>) -> Result<Committed, Problem> {
-    upload_fill(core, who, new, None, Box::new(Cursor::new(bytes)), FillChecks::default()).await
+    upload_fill(core, who, new, None, Box::new(Cursor::new(bytes)), FillChecks::default(), Cut::default()).await
 }
 
 async fn push(core: &Arc<Core>, who: &Caller, image: &str, bytes: Vec<u8>) -> Committed {

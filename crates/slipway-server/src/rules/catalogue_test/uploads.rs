@@ -6,12 +6,13 @@ use crate::core::Caller;
 use crate::db::{Db, DbUrl, SqlFaults, sql};
 use crate::rules::image::{image_trash, sharing_change};
 use crate::rules::upload::{
-    CommitAnswer, FillChecks, upload_commit, upload_commit_chunks, upload_commit_stream, upload_create, upload_end,
-    upload_fill, upload_get, upload_offset_set, upload_target,
+    CommitAnswer, Cut, FillChecks, upload_commit, upload_commit_chunks, upload_commit_stream, upload_create,
+    upload_end, upload_fill, upload_get, upload_offset_set, upload_target,
 };
 use crate::rules::version::version_get;
-use slipway_api::{Code, SharingChange, UploadFormat, UploadNew, UploadState, VersionPick};
+use slipway_api::{Code, Problem, SharingChange, UploadFormat, UploadNew, UploadState, VersionPick};
 use slipway_chunk::Digest;
+use slipway_format::Wrap;
 use std::io::{self, Cursor, Read};
 use std::time::Duration;
 use uuid::Uuid;
@@ -177,13 +178,81 @@ async fn a_bad_body_makes_nothing() {
             ),
             ("gzip", source(&packed), new(), FillChecks { digest: Some(right), root: None }, None),
         ] {
-            let got = upload_fill(core, &bench.jan, new, None, source, checks).await;
+            let got = upload_fill(core, &bench.jan, new, None, source, checks, Cut::default()).await;
             assert_eq!(got.as_ref().err().map(|problem| problem.code), code, "{name}: {got:?}");
         }
         let shown = version_get(core, &bench.jan, &image_ref("jan/os"), &VersionPick::Latest).await.unwrap();
         assert_eq!((shown.number, shown.source_format.as_str(), shown.digest), (0, "raw.gz", Some(right)));
         assert_eq!(pull(core, &bench.jan, "jan/os", number(0)).await.unwrap(), bytes);
         assert_eq!(count(core, "SELECT COUNT(*) AS n FROM upload WHERE state IN ('open', 'committing')").await, 0);
+    })
+    .await;
+}
+
+/// Bytes without end, as fast as they are wanted after the first were.
+struct Endless {
+    gate: Option<std::sync::mpsc::Receiver<()>>,
+    left: Option<usize>,
+    at: u64,
+}
+
+impl Read for Endless {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        if let Some(gate) = self.gate.take() {
+            let _ = gate.recv();
+        }
+        let len = self.left.map_or(buf.len(), |left| left.min(buf.len()));
+        self.left = self.left.map(|left| left - len);
+        self.at += 1;
+        buf[..len].fill((self.at % 251) as u8 + 1);
+        Ok(len)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_upload_is_held_and_an_ended_one_is_cut() {
+    each(async |bench| {
+        let mut config = bench.core.config.clone();
+        config.upload_lease = Duration::from_millis(800);
+        let core = crate::core::Core::new(bench.core.db.clone(), bench.core.store.clone(), config);
+        image_add(&core, &bench.jan, "jan/os").await;
+        let fill = |gate, left, cut: &Cut| {
+            let (core, who, cut) = (core.clone(), bench.jan.clone(), cut.clone());
+            let source = Box::new(Endless { gate, left, at: 0 });
+            let new = upload_new("jan/os", UploadFormat::Raw);
+            tokio::spawn(async move {
+                upload_fill(&core, &who, new, Some(Wrap::None), source, FillChecks::default(), cut).await
+            })
+        };
+        let began = async || {
+            while count(&core, "SELECT COUNT(*) AS n FROM upload WHERE state = 'committing'").await == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        // Slower than its lease, and all the while looked at by who ends what is over.
+        let (open, gate) = std::sync::mpsc::channel();
+        let slow = fill(Some(gate), Some(1 << 20), &Cut::default());
+        began().await;
+        meddle(&core, sql("UPDATE upload SET commit_until = 1")).await;
+        for _ in 0..12 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            crate::workers::expire::expire(&core).await.unwrap();
+        }
+        open.send(()).unwrap();
+        assert_eq!(slow.await.unwrap().unwrap().version.number, 0);
+        // One that never ends by itself, and its upload is ended.
+        let ended = fill(None, None, &Cut::default());
+        began().await;
+        meddle(&core, sql("UPDATE upload SET state = 'ended' WHERE state = 'committing'")).await;
+        let wait = Duration::from_secs(20);
+        refused(tokio::time::timeout(wait, ended).await.unwrap().unwrap(), Code::Gone);
+        // One whose client hangs up.
+        let cut = Cut::default();
+        let left = fill(None, None, &cut);
+        began().await;
+        cut.cut(Problem::new(Code::InvalidRequest, "reading the request body: it was cut off"));
+        refused(tokio::time::timeout(wait, left).await.unwrap().unwrap(), Code::InvalidRequest);
+        assert_eq!(count(&core, "SELECT COUNT(*) AS n FROM upload WHERE state IN ('open', 'committing')").await, 0);
     })
     .await;
 }
