@@ -123,6 +123,18 @@ async fn a_failed_flush_stops_it_with_its_own_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_flush_of_a_spool_stops_it_too() {
+    let faults = Faults::fail_from(OpKind::Fsync, 0, FaultMode::Error);
+    let mut site = Site::start_with(|_| {}, ServeTrial { store_faults: faults, ..ServeTrial::default() }).await;
+    let person = site.person("user").await;
+    let image = site.image(&person).await;
+    let upload = super::uploads::begin(&site, &person, &image, "raw").await;
+    let patch = site.call("PATCH", &format!("uploads/{upload}")).token(&person.token).header("upload-offset", "0");
+    assert_eq!(patch.body(noise(1, 100_000)).send().await.is(503).code(), "unavailable");
+    assert_eq!(site.ended().await, ExitReason::Poisoned);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_own_authority_is_enough_for_tls() {
     let site = Site::start_with(|options| options.tls_self_made = true, ServeTrial::default()).await;
     assert!(site.url.starts_with("https://"));

@@ -1,7 +1,10 @@
 //! The two ways to fill an upload: chunks, and bytes at an offset.
 
 use super::kit::{Person, Site, noise};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use slipway_api::wire::{bits_decode, ids_encode, segment_append};
 use slipway_chunk::{
     ChunkId, ChunkerParams, DecodedFrame, FrameBuilder, ImageBuilder, Layout, Manifest, Run, Scan, Segment, Stream,
@@ -189,7 +192,17 @@ async fn offset_check(site: &Site) {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     assert!((100_000..=150_000).contains(&offset), "{offset}");
-    patch(&offset.to_string(), &raw[offset..]).send().await.is(204);
+    // A digest is of the bytes of its request: those that do not have it are not counted, and one that cannot be checked is refused.
+    let next = offset.to_string();
+    let said = |bytes: &[u8]| format!("sha-256=:{}:", STANDARD.encode(Sha256::digest(bytes)));
+    for name in ["repr-digest", "content-digest"] {
+        let wrong = patch(&next, &raw[offset..]).header(name, &said(&raw)).send().await.is(422).json();
+        assert_eq!((wrong["field"].as_str(), wrong["offset"].as_u64()), (Some(name), Some(offset as u64)), "{wrong}");
+        let unknown = patch(&next, &raw[offset..]).header(name, "md5=:YWJj:").send().await.is(400).json();
+        assert_eq!(unknown["field"], *name, "{unknown}");
+    }
+    let last = patch(&next, &raw[offset..]).header("content-digest", &said(&raw[offset..])).send().await.is(204);
+    assert_eq!(last.header("upload-offset"), raw.len().to_string());
     let commit = || site.call("POST", &format!("{path}/commit")).token(token);
     let done = commit().send().await.is(201).json();
     assert_eq!(done["version"]["digest"], blake3::hash(&raw).to_hex().to_string());
