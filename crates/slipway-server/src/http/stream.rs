@@ -179,7 +179,10 @@ mod tests {
             for piece in pieces {
                 pump.pieces.try_send(piece).unwrap();
             }
+            let cut = pump.cut();
+            assert!(cut.why().is_none());
             drop(pump);
+            assert!(cut.why().is_some(), "no end of the body went through the pump");
             let mut all = Vec::new();
             assert_eq!(reader.read_to_end(&mut all).is_ok(), fine);
             assert!(!fine || all == b"abc");

@@ -15,7 +15,7 @@ use uuid::Uuid;
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Queues a look at the one pack, or names the task that looks or has looked within the hour: whoever reports and however often, a pack is
-/// read once. It is the server's own task, so the answer says how far it is and not what it found.
+/// read once. It is the server's own task, so the answer says how far it is, and not what it found.
 pub async fn finding_report(
     core: &Core,
     who: &Caller,
