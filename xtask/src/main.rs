@@ -2,6 +2,7 @@
 
 mod demo;
 mod dist;
+mod ignored;
 mod layers;
 mod licences;
 mod postgres;

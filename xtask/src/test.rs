@@ -1,7 +1,7 @@
 //! The test command: gates, then tests, then the programs as a whole.
 
 use crate::run::{cargo, is_root, run};
-use crate::{demo, dist, layers, licences, postgres, sizes, tools};
+use crate::{demo, dist, ignored, layers, licences, postgres, sizes, tools};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::process::Command;
@@ -47,6 +47,7 @@ fn gates() -> Result<()> {
     step("layers", layers::layers_check)?;
     step("sizes", sizes::sizes_check)?;
     step("licences", licences::licences_check)?;
+    step("ignored tests", ignored::ignored_check)?;
     step("clippy", || {
         run(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]))
     })?;

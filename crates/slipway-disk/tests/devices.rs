@@ -93,7 +93,7 @@ fn refused(path: &Path, size: usize, sector_size: u32) -> TargetError {
 
 #[test]
 #[ignore = "needs root"]
-fn round_trips_over_each_other() {
+fn root_round_trips_over_each_other() {
     fn check(sector: usize, size: usize, tail: usize) {
         let mut old = noise(1, (size + tail).next_multiple_of(4096));
         gpt_put(&mut old, sector);
@@ -148,7 +148,7 @@ fn round_trips_over_each_other() {
 
 #[test]
 #[ignore = "needs root"]
-fn every_operation_fails_on_a_device() {
+fn root_every_operation_fails_on_a_device() {
     let mut old = noise(1, 3 * MIB);
     gpt_put(&mut old, 512);
     let mut image = old[..2 * MIB].to_vec();
@@ -183,7 +183,7 @@ fn every_operation_fails_on_a_device() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_does_not_fit() {
+fn root_what_does_not_fit() {
     let device = Loop::over(&noise(1, 2 * MIB), &[]);
     assert!(
         matches!(refused(&device.device, 2 * MIB + 1, 512), TargetError::TooSmall { size, .. } if size == 2 * MIB as u64)
@@ -212,7 +212,7 @@ fn what_does_not_fit() {
 
 #[test]
 #[ignore = "needs root"]
-fn mounted_targets() {
+fn root_mounted_targets() {
     let device = Loop::over(&vec![0; 32 * MIB], &[]);
     run("mkfs.ext4", &["-q", &device.device.to_string_lossy()]);
     let mounted = Mounted::of(&device.device, device.folder.path().join("mount point"));
@@ -284,7 +284,7 @@ fn root_devices_that_are_only_read() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_mounted_partition_and_a_new_table() {
+fn root_a_mounted_partition_and_a_new_table() {
     let device = Loop::over(&vec![0; 40 * MIB], &["--partscan"]);
     let name = device.device.to_string_lossy().into_owned();
     run("sgdisk", &["--new=1:2048:+16M", "--new=2:0:0", &name]);
@@ -321,7 +321,7 @@ fn a_mounted_partition_and_a_new_table() {
 
 #[test]
 #[ignore = "needs root"]
-fn links_lead_to_devices_only() {
+fn root_links_lead_to_devices_only() {
     let device = Loop::over(&noise(1, 2 * MIB), &[]);
     let link = device.folder.path().join("by-id");
     symlink(&device.device, &link).unwrap();
@@ -331,7 +331,7 @@ fn links_lead_to_devices_only() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_systems_own_disk() {
+fn root_the_systems_own_disk() {
     let info = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let root = info.lines().rfind(|line| line.split(' ').nth(4) == Some("/")).unwrap();
     let source = PathBuf::from(root.split(" - ").nth(1).unwrap().split(' ').nth(1).unwrap());
@@ -345,7 +345,7 @@ fn the_systems_own_disk() {
 
 #[test]
 #[ignore = "needs root"]
-fn devices_as_sources() {
+fn root_devices_as_sources() {
     let bytes = noise(1, 3 * MIB);
     let device = Loop::over(&bytes, &["--sector-size", "4096"]);
     let mut source = SparseFile::open(&device.device).unwrap();
@@ -360,7 +360,7 @@ fn devices_as_sources() {
 
 #[test]
 #[ignore = "needs root"]
-fn swap_space() {
+fn root_swap_space() {
     let device = Loop::over(&vec![0; 4 * MIB], &[]);
     run("mkswap", &[&device.device.to_string_lossy()]);
     if !Command::new("swapon").arg(&device.device).status().unwrap().success() {

@@ -53,7 +53,7 @@ fn a_thousand_versions() {
 
 #[test]
 #[ignore = "long: part of test --all"]
-fn a_hundred_thousand_versions() {
+fn long_a_hundred_thousand_versions() {
     many(100_000);
 }
 
