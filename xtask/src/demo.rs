@@ -52,7 +52,8 @@ pub(crate) fn demo_run(args: &DemoArgs) -> Result<()> {
 
 /// The same with the programs that the tests have built, as a test of the whole.
 pub(crate) fn demo_try() -> Result<()> {
-    run(cargo().args(["build", "--locked", "--package", "slipway-cli"]))?;
+    // Exactly what the tests were built with: another choice of packages would compile the libraries again.
+    run(cargo().args(["test", "--workspace", "--locked", "--no-run", "--quiet"]))?;
     let folder = tempfile::Builder::new().prefix("slipway-demo-").tempdir().context("making a folder")?;
     Stage::new(folder.path(), &top().join("target/debug/slipway"))?.play(None)
 }
