@@ -19,6 +19,8 @@ mod people_test;
 pub mod sharing;
 pub mod store_problem;
 pub mod task;
+#[cfg(test)]
+mod test_database;
 mod text;
 pub mod token;
 pub mod trash;

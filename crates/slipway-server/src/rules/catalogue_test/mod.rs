@@ -13,6 +13,7 @@ mod versions;
 use crate::core::{Caller, CallerUser, Core, CoreConfig};
 use crate::db::{Db, DbUrl, End, Sql, SqlFaults, sql};
 use crate::rules::image::image_create;
+use crate::rules::test_database::postgres_fresh;
 use crate::rules::upload::{Cut, FillChecks, upload_fill};
 use crate::rules::user::user_create;
 use crate::rules::version::version_content;
@@ -22,7 +23,6 @@ use slipway_api::{
     Code, Committed, Image, ImageNew, ImageRef, Problem, Role, UploadFormat, UploadNew, UserNew, VersionPick,
 };
 use slipway_store::{Blobs, Faults, Store, StoreConfig};
-use sqlx::{AssertSqlSafe, Connection, Executor};
 use std::io::{Cursor, Read};
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,22 +74,10 @@ async fn user_add(core: &Core, name: &str, role: Role) -> Caller {
     Caller::user(CallerUser { id, name: name.to_owned(), role }, Some(Uuid::new_v4()), Scopes::all())
 }
 
-async fn postgres_fresh() -> Option<String> {
-    let address = std::env::var("SLIPWAY_TEST_POSTGRES").ok()?;
-    sqlx::any::install_default_drivers();
-    let mut admin = sqlx::AnyConnection::connect(&address).await.unwrap();
-    let name = format!("catalogue_{}", Uuid::new_v4().simple());
-    admin.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
-    admin.close().await.unwrap();
-    let (server, rest) = address.rsplit_once('/').unwrap();
-    let query = rest.split_once('?').map_or(String::new(), |(_, query)| format!("?{query}"));
-    Some(format!("{server}/{name}{query}"))
-}
-
 /// Runs a test on each database.
 async fn each(test: impl AsyncFn(Bench)) {
     test(bench(None).await).await;
-    if let Some(url) = postgres_fresh().await {
+    if let Some(url) = postgres_fresh("catalogue").await {
         let bench = bench(Some(url)).await;
         let db = bench.core.db.clone();
         test(bench).await;

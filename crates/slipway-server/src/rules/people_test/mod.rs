@@ -8,15 +8,14 @@ mod users;
 
 use crate::core::{Caller, CallerUser, Core, CoreConfig};
 use crate::db::{Db, DbUrl, SqlFaults, Tx, sql};
+use crate::rules::test_database::postgres_fresh;
 use crate::rules::token::token_authenticate;
 use crate::rules::user::{account_find, user_create};
 use crate::scope::Scopes;
 use slipway_api::{Code, Problem, Role, User, UserNew};
 use slipway_store::{Blobs, Faults, Store, StoreConfig};
-use sqlx::{AssertSqlSafe, Connection, Executor};
 use std::sync::Arc;
 use tempfile::TempDir;
-use uuid::Uuid;
 
 /// A core of its own, and the folder it lives in.
 struct Bench {
@@ -39,22 +38,10 @@ async fn bench(url: Option<String>) -> Bench {
     Bench { core, faults, folder }
 }
 
-async fn postgres_fresh() -> Option<String> {
-    let address = std::env::var("SLIPWAY_TEST_POSTGRES").ok()?;
-    sqlx::any::install_default_drivers();
-    let mut admin = sqlx::AnyConnection::connect(&address).await.unwrap();
-    let name = format!("people_{}", Uuid::new_v4().simple());
-    admin.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
-    admin.close().await.unwrap();
-    let (server, rest) = address.rsplit_once('/').unwrap();
-    let query = rest.split_once('?').map_or(String::new(), |(_, query)| format!("?{query}"));
-    Some(format!("{server}/{name}{query}"))
-}
-
 /// Runs a test on each database.
 async fn each(test: impl AsyncFn(Bench)) {
     test(bench(None).await).await;
-    if let Some(url) = postgres_fresh().await {
+    if let Some(url) = postgres_fresh("people").await {
         test(bench(Some(url)).await).await;
     }
 }
