@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// crate → the crates of this workspace that it may use.
 const ARROWS: &[(&str, &[&str])] = &[
     ("slipway-chunk", &[]),
-    ("slipway-format", &[]),
+    ("slipway-format", &["slipway-chunk"]),
     ("slipway-api", &["slipway-chunk"]),
     ("slipway-store", &["slipway-chunk"]),
     ("slipway-disk", &["slipway-chunk", "slipway-format"]),
