@@ -1,14 +1,18 @@
-//! Foreign formats, read safely: compressed streams, partition tables, file system magics.
+//! Foreign formats, read safely: disk images in containers, compressed streams, partition tables, file system magics.
 //!
 //! Everything here works on bytes that a stranger may have written. Nothing opens a file that the
 //! data names, and no number in the data decides an allocation without a cap.
 
+mod detect;
 mod disk;
 pub mod gpt;
+mod image;
 pub mod mbr;
 mod probe;
 mod stream;
 
+pub use detect::{Archive, DETECT_HEAD_LEN, DETECT_TAIL_LEN, Detected, format_detect, head_detect, tail_detect};
 pub use disk::{Disk, DiskError, DiskReading, FileAt, ReadAt};
+pub use image::{Format, Limits, disk_open};
 pub use probe::{PROBE_LEN, PartitionTable, Probe, probe};
 pub use stream::{StreamError, WINDOW_MAX, WRAP_HEAD_LEN, Wrap, unwrap, wrap_detect};
