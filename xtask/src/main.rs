@@ -1,5 +1,6 @@
 //! The repository's chores and gates: `cargo xtask --help` lists them.
 
+mod ceph;
 mod demo;
 mod dist;
 mod ignored;

@@ -1,7 +1,7 @@
 //! The test command: gates, then tests, then the programs as a whole.
 
 use crate::run::{cargo, is_root, run};
-use crate::{demo, dist, ignored, layers, licences, postgres, sizes, tools};
+use crate::{ceph, demo, dist, ignored, layers, licences, postgres, sizes, tools};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::process::Command;
@@ -29,6 +29,9 @@ fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
 /// Runs all of it; the first failure ends it.
 pub(crate) fn test_run(args: &TestArgs) -> Result<()> {
     tools::tools_need(tools::TEST_TOOLS)?;
+    if args.all {
+        tools::tools_need(tools::ALL_TOOLS)?;
+    }
     gates()?;
     if args.gates {
         return Ok(());
@@ -80,7 +83,9 @@ fn tests(all: bool) -> Result<()> {
         step("tests that need root", || run(&mut cargo_test(&["--ignored", "--test-threads=2", "root_"])))?;
     }
     if all {
-        step("long tests", || run(&mut cargo_test(&["--ignored", "--test-threads=1", "long_"])))?;
+        let ceph = ceph::Ceph::start()?;
+        let long = &["--ignored", "--test-threads=1", "long_"];
+        step("long tests", || run(cargo_test(long).env("SLIPWAY_TEST_S3", &ceph.s3)))?;
     }
     Ok(())
 }

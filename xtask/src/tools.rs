@@ -33,6 +33,15 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
 ];
 
+/// What only all of the tests need.
+pub(crate) const ALL_TOOLS: &[Tool] = &[
+    tool("ceph-mon", "ceph-mon"),
+    tool("ceph-osd", "ceph-osd"),
+    tool("ceph", "ceph-common"),
+    tool("radosgw", "radosgw"),
+    tool("s3cmd", "s3cmd"),
+];
+
 /// What the demo needs.
 pub(crate) const DEMO_TOOLS: &[Tool] =
     &[tool("gcc", "build-essential"), tool("mke2fs", "e2fsprogs"), tool("debugfs", "e2fsprogs")];

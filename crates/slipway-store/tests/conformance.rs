@@ -5,7 +5,7 @@ mod lab;
 
 use std::io::{Read, Write};
 
-use lab::{folder, noise, s3_lab};
+use lab::{folder, noise, s3_config_given, s3_lab};
 use slipway_store::{BlobError, Blobs, FaultMode, Faults, OpKind};
 
 fn keys(blobs: &Blobs, prefix: &str) -> Vec<(String, u64)> {
@@ -98,6 +98,15 @@ fn local() {
 fn s3() {
     let lab = s3_lab();
     conforms(&lab.blobs(Faults::none()));
+}
+
+/// The same against a server of another make, which `SLIPWAY_TEST_S3` names.
+#[test]
+#[ignore = "long"]
+fn long_s3_of_another_make() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let blobs = Blobs::s3(s3_config_given(), runtime.handle().clone(), Faults::none()).unwrap();
+    conforms(&blobs);
 }
 
 #[test]

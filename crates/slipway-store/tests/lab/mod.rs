@@ -176,6 +176,25 @@ pub fn s3_lab() -> S3Lab {
     S3Lab { runtime, config, folder }
 }
 
+/// A bucket of an S3 server that runs elsewhere: `endpoint bucket key secret` in `SLIPWAY_TEST_S3`, as the test command gives it.
+pub fn s3_config_given() -> S3Config {
+    let given = std::env::var("SLIPWAY_TEST_S3").expect("SLIPWAY_TEST_S3 is set by 'cargo xtask test --all'");
+    let [endpoint, bucket, key, secret] = given.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("SLIPWAY_TEST_S3 is 'endpoint bucket key secret'")
+    };
+    S3Config {
+        bucket: bucket.to_owned(),
+        // Each run has a place of its own, since what it leaves would be found by the next.
+        prefix: format!("slipway/{}", folder().path().file_name().unwrap().to_string_lossy().trim_start_matches('.')),
+        region: "default".to_owned(),
+        endpoint: Some(endpoint.to_owned()),
+        allow_http: true,
+        path_style: true,
+        access_key_id: Some(key.to_owned()),
+        secret_access_key: Some(secret.to_owned()),
+    }
+}
+
 impl S3Lab {
     pub fn blobs(&self, faults: Faults) -> Blobs {
         Blobs::s3(self.config.clone(), self.runtime.handle().clone(), faults).unwrap()
