@@ -19,6 +19,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         "slipway-cli",
         &["slipway-chunk", "slipway-api", "slipway-transfer", "slipway-disk", "slipway-format", "slipway-server"],
     ),
+    // In nobody's list: only tests may use it, and they are not asked.
+    ("slipway-lab", &[]),
     ("xtask", &[]),
 ];
 

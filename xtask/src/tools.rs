@@ -30,6 +30,13 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("gzip", "gzip"),
     tool("curl", "curl"),
     tool("strace", "strace"),
+    tool("linux.uml", "user-mode-linux"),
+    tool("busybox", "busybox-static"),
+    tool("modprobe", "kmod"),
+    tool("ip", "iproute2"),
+    tool("nbd-client", "nbd-client"),
+    tool("nbdinfo", "libnbd-bin"),
+    tool("qemu-img", "qemu-utils"),
     tool("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
 ];
 

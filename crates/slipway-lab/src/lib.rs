@@ -1,0 +1,23 @@
+//! A kernel of its own for tests: Debian's `user-mode-linux` boots in about two seconds as a plain process, without virtualization, and
+//! has what this machine's kernel may lack: nbd, iSCSI on both ends, NFS on both ends, Ceph, device mapper, cgroup v2.
+//!
+//! [`Guest::boot`] starts one from a [`GuestSpec`] and [`Guest::run`] runs shell lines in it, as root of the guest. What it sees is
+//! [`Root::Host`], this machine's files under an overlay that dies with the guest, or [`Root::Initramfs`], a few files that the test names.
+//! A [`GuestNet`] is a private network between the guest and this machine (needs root); without one the guest has only its loopback.
+//!
+//! A guest that is dropped is stopped; one whose test was killed stops by itself, because its command channel ends. Only tests link this
+//! crate; nothing of it is needed at run time.
+
+mod channel;
+mod cpio;
+mod error;
+mod guest;
+mod kernel;
+mod net;
+mod script;
+mod spec;
+
+pub use error::LabError;
+pub use guest::{Guest, Job, Output};
+pub use net::GuestNet;
+pub use spec::{GuestFile, GuestSpec, Root, Share};
