@@ -3,6 +3,7 @@
 use slipway_api::{ApiError, Code, NameError, Problem, ReferenceError};
 use slipway_transfer::TransferError;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Exit codes that no wire code stands for; all of them are listed in `docs/exit-codes.md`.
 pub(crate) mod exit {
@@ -251,6 +252,10 @@ impl From<TransferError> for Failure {
                 "check that it is the file that was meant; nothing was made on the server"
             }
             TransferError::ReadBack { .. } => "the target does not keep what is written to it: use another one",
+            TransferError::Shared(why) => match Arc::try_unwrap(why) {
+                Ok(why) => return why.into(),
+                Err(_) => "run the same command again",
+            },
             TransferError::Cancelled => "run the same command again: it goes on where it stopped",
             TransferError::Panicked => "please report this, with what -vv prints",
         };

@@ -2,6 +2,7 @@ use slipway_api::ApiError;
 use slipway_chunk::{ChunkId, Digest, FormatError, PackId};
 use slipway_disk::{DiskError, TargetError};
 use std::io;
+use std::sync::Arc;
 
 /// Why a transfer came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +86,9 @@ pub enum TransferError {
         /// Where the differing part begins.
         at: u64,
     },
+    /// What several readers waited for failed for all of them.
+    #[error(transparent)]
+    Shared(Arc<TransferError>),
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,
@@ -106,6 +110,7 @@ impl TransferError {
             Self::Target(_) => 10,
             Self::Format { .. } | Self::Document { .. } | Self::BadChunk { .. } => 7,
             Self::DigestDiffers { .. } | Self::ReadBack { .. } => 7,
+            Self::Shared(why) => why.exit_code(),
             Self::Changed { .. } | Self::Panicked => 1,
             Self::NotRepeatable { .. } => 5,
             Self::Cancelled => 130,

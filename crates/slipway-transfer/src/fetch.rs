@@ -165,7 +165,7 @@ impl Fetcher {
     }
 }
 
-fn needs_layout(why: &ApiError) -> bool {
+pub(crate) fn needs_layout(why: &ApiError) -> bool {
     match why {
         ApiError::Problem(problem) => matches!(problem.status, 403 | 404 | 410 | 416) || problem.code == Code::Damaged,
         // A cache that answers with another range or length may be bypassed by another address.

@@ -1,7 +1,7 @@
 //! What to fetch or send, in which order, over how many connections.
 //!
 //! [`push()`] makes a version of a [`Source`]. [`RemoteContent`] finds a version; [`flash()`] makes a target hold it, [`target_verify`]
-//! compares, [`pull_file`] and [`pull_stream`] bring it here. Threads read, hash and write; tasks wait for the network; bounded
+//! compares, [`pull_file`] and [`pull_stream`] bring it here; [`RemoteReader`] reads it at any place. Threads read, hash and write; tasks wait for the network; bounded
 //! channels lie between them. Every future here wants a Tokio runtime with its timers and blocking threads.
 
 mod caps;
@@ -10,6 +10,7 @@ mod control;
 mod error;
 mod fetch;
 mod flash;
+mod frames;
 mod index;
 mod look;
 mod marks;
@@ -17,6 +18,7 @@ mod moves;
 mod plan;
 mod pull;
 mod push;
+mod reader;
 mod relocate;
 mod remote;
 mod send;
@@ -29,8 +31,10 @@ pub use compare::Range;
 pub use control::{Cancel, Control, Event, Step};
 pub use error::TransferError;
 pub use flash::{FlashOptions, Flashed, flash};
+pub use frames::{CacheUsage, FolderOptions, FrameCache};
 pub use pull::{Streamed, pull_file, pull_stream};
 pub use push::{PushOptions, Pushed, push};
+pub use reader::{ReaderOptions, RemoteReader, Stretch};
 pub use remote::RemoteContent;
 pub use source::{Reading, Source};
 pub use verify::{Checked, target_verify};

@@ -86,6 +86,14 @@ impl RemoteContent {
         if let Some(segment) = self.kept().segments.get(&id) {
             return Ok(segment.clone());
         }
+        let segment = self.segment_fetch(index).await?;
+        self.kept().keep(id, segment.clone());
+        Ok(segment)
+    }
+
+    /// As [`segment`](Self::segment), but it is not kept here.
+    pub(crate) async fn segment_fetch(&self, index: usize) -> Result<Arc<Segment>, TransferError> {
+        let id = self.0.manifest.segments[index];
         let bytes = self.0.client.version_segment(&self.0.image, &self.0.pick, index).await?;
         let what = || format!("segment {index} of {}", self.name());
         if SegmentId::of(&bytes) != id {
@@ -96,7 +104,6 @@ impl RemoteContent {
         if segment.len() != self.0.manifest.segment_len(index) {
             return Err(TransferError::Document { what: what(), reason: "it has another length".into() });
         }
-        self.kept().keep(id, segment.clone());
         Ok(segment)
     }
 
