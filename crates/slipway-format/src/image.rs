@@ -4,7 +4,7 @@ use slipway_chunk::Fill;
 use std::io;
 
 use crate::detect::Archive;
-use crate::{Disk, DiskError, ReadAt};
+use crate::{Disk, DiskError, Qcow2, ReadAt};
 
 /// The format of a disk image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,7 +80,7 @@ impl Limits {
 pub fn disk_open(format: Format, container: Box<dyn ReadAt>, limits: &Limits) -> Result<Box<dyn Disk>, DiskError> {
     match format {
         Format::Raw => Ok(Box::new(RawDisk::open(container, limits)?)),
-        Format::Qcow2 => unread(format),
+        Format::Qcow2 => Ok(Box::new(Qcow2::open(container, limits)?)),
         Format::Vmdk => unread(format),
         Format::Vhd => unread(format),
         Format::Vhdx => unread(format),

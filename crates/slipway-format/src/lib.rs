@@ -3,16 +3,20 @@
 //! Everything here works on bytes that a stranger may have written. Nothing opens a file that the
 //! data names, and no number in the data decides an allocation without a cap.
 
+mod ahead;
 mod detect;
 mod disk;
 pub mod gpt;
 mod image;
 pub mod mbr;
 mod probe;
+mod qcow2;
 mod stream;
 
+pub use ahead::DiskAhead;
 pub use detect::{Archive, DETECT_HEAD_LEN, DETECT_TAIL_LEN, Detected, format_detect, head_detect, tail_detect};
 pub use disk::{Disk, DiskError, DiskReading, FileAt, ReadAt};
 pub use image::{Format, Limits, disk_open};
 pub use probe::{PROBE_LEN, PartitionTable, Probe, probe};
+pub use qcow2::Qcow2;
 pub use stream::{StreamError, WINDOW_MAX, WRAP_HEAD_LEN, Wrap, unwrap, wrap_detect};
