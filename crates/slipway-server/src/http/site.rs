@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, EXPECT, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use slipway_api::{Code, Problem};
 use slipway_chunk::{Manifest, Root};
 use slipway_store::SpaceId;
@@ -134,10 +134,22 @@ impl Answer for Site {
         if !response.headers().contains_key(CACHE_CONTROL) {
             header_set(&mut response, CACHE_CONTROL, "no-store");
         }
+        if line.method == Method::HEAD {
+            response = headers_only(response);
+        }
         line.status = response.status().as_u16();
         let len = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         response.map(|body| Body::new(Logged::new(body, len, line)))
     }
+}
+
+/// The answer to HEAD: what GET would say, without the bytes. HTTP/1 leaves them out by itself; in HTTP/2 they would break the stream.
+fn headers_only(mut response: Response<Body>) -> Response<Body> {
+    let len = response.body().size_hint().exact().filter(|len| *len > 0);
+    if let Some(len) = len.filter(|_| !response.headers().contains_key(CONTENT_LENGTH)) {
+        header_set(&mut response, CONTENT_LENGTH, len.to_string());
+    }
+    response.map(|_| Body::empty())
 }
 
 impl Site {
