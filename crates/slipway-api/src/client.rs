@@ -11,6 +11,7 @@ mod follow;
 mod images;
 mod people;
 mod request;
+mod seen;
 mod store;
 mod uploads;
 mod versions;
@@ -18,6 +19,7 @@ mod versions;
 pub use blobs::BlobRange;
 pub use config::ClientConfig;
 pub use error::ApiError;
+pub use seen::ServerSeen;
 pub use uploads::{CommitAnswer, ContentPut};
 pub use versions::ContentStream;
 

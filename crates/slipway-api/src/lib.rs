@@ -16,7 +16,7 @@ mod task;
 mod upload;
 pub mod wire;
 
-pub use client::{ApiError, BlobRange, Client, ClientConfig, CommitAnswer, ContentPut, ContentStream};
+pub use client::{ApiError, BlobRange, Client, ClientConfig, CommitAnswer, ContentPut, ContentStream, ServerSeen};
 pub use code::Code;
 pub use image::{
     Channel, ChannelSet, FileSystem, Image, ImageChange, ImageNew, ImageType, Sharing, SharingChange, Version,
