@@ -66,6 +66,9 @@ macro_rules! settings {
             }
         }
 
+        /// The names of the settings, as they are in the file.
+        pub const SERVE_NAMES: &[&str] = &[$(stringify!($name),)*];
+
         /// The variables that are read.
         pub const SERVE_VARIABLES: &[&str] = &[$($env,)*];
 
@@ -141,7 +144,21 @@ settings! {
 pub fn serve_settings_read(path: &Path) -> Result<ServeSettings> {
     let act = || format!("reading the configuration {}", path.display());
     let text = std::fs::read_to_string(path).with_context(act)?;
+    if let Some(unknown) = toml::from_str::<toml::Table>(&text).ok().and_then(|table| name_unknown(&table)) {
+        bail!("reading the configuration {}: {unknown}", path.display());
+    }
     toml::from_str(&text).with_context(act)
+}
+
+/// The first name that is none of ours, and which of ours was probably meant.
+fn name_unknown(table: &toml::Table) -> Option<String> {
+    let name = table.keys().find(|name| !SERVE_NAMES.contains(&name.as_str()))?;
+    let alike = |known: &&str| strsim::normalized_damerau_levenshtein(&name.replace('-', "_"), known);
+    let near = SERVE_NAMES.iter().copied().max_by(|one, other| alike(one).total_cmp(&alike(other)));
+    Some(match near.filter(|near| alike(near) >= 0.7) {
+        Some(near) => format!("there is no setting '{name}'; did you mean '{near}'?"),
+        None => format!("there is no setting '{name}'"),
+    })
 }
 
 impl ServeOptions {
@@ -241,6 +258,14 @@ mod tests {
     #[test]
     fn unknown_and_contradictory_settings_are_refused() {
         assert!(toml::from_str::<ServeSettings>("colour = 1").unwrap_err().to_string().contains("colour"));
+        for (text, said) in [
+            ("colour = 1", Some("there is no setting 'colour'")),
+            ("data = 'x'\nlistn = '127.0.0.1:1'", Some("there is no setting 'listn'; did you mean 'listen'?")),
+            ("tls-key = 'x'", Some("there is no setting 'tls-key'; did you mean 'tls_key'?")),
+            ("listen = '127.0.0.1:1'", None),
+        ] {
+            assert_eq!(super::name_unknown(&toml::from_str(text).unwrap()).as_deref(), said, "{text}");
+        }
         assert!(ServeOptions::default().check().is_ok());
         let base = ServeOptions::default;
         for options in [

@@ -5,6 +5,7 @@ mod capability;
 mod config;
 pub mod core;
 pub mod db;
+pub mod doctor;
 mod http;
 pub mod ledger;
 mod metrics;
@@ -20,7 +21,8 @@ pub mod workers;
 
 pub use address::address_has_password;
 pub use config::{
-    Origin, SERVE_VARIABLES, ServeOptions, ServeSettings, Setting, serve_options_merge, serve_settings_read,
+    Origin, SERVE_NAMES, SERVE_VARIABLES, ServeOptions, ServeSettings, Setting, serve_options_merge,
+    serve_settings_read,
 };
 pub use openapi::openapi_text;
 pub use serve::{ExitReason, ServeTrial, Server, serve};

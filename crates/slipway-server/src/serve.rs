@@ -288,7 +288,7 @@ async fn store_open(options: &ServeOptions, faults: Faults) -> Result<Arc<Store>
 }
 
 /// Reads `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`. Keys come from the environment, as for every S3 program.
-fn s3_read(text: &str) -> Result<S3Config> {
+pub(crate) fn s3_read(text: &str) -> Result<S3Config> {
     let Some(rest) = text.strip_prefix("s3://") else {
         bail!("blobs is '{text}'; it must be of the form s3://BUCKET/PREFIX?endpoint=URL");
     };

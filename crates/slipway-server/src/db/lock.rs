@@ -5,11 +5,26 @@ use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Held for as long as this lives; the kernel takes it back when the process ends, however it ends.
 #[derive(Debug)]
 pub struct DirLock {
     _file: File,
+}
+
+/// A doctor that looks who has the lock holds it for a moment; a server holds it for long.
+const PATIENCE: [Duration; 4] =
+    [Duration::from_millis(5), Duration::from_millis(10), Duration::from_millis(20), Duration::from_millis(40)];
+
+fn lock_patiently(file: &File) -> Result<(), rustix::io::Errno> {
+    let mut waits = PATIENCE.iter();
+    loop {
+        match (flock(file, FlockOperation::NonBlockingLockExclusive), waits.next()) {
+            (Err(rustix::io::Errno::WOULDBLOCK), Some(wait)) => std::thread::sleep(*wait),
+            (ended, _) => return ended,
+        }
+    }
 }
 
 impl DirLock {
@@ -20,7 +35,7 @@ impl DirLock {
         let fault = |source: std::io::Error| DbError::Lock { path: shown(), source };
         let mut file =
             File::options().read(true).write(true).create(true).truncate(false).open(&lock).map_err(fault)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match lock_patiently(&file) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut holder = String::new();

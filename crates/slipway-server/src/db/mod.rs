@@ -6,6 +6,7 @@
 mod dialect;
 mod error;
 mod faults;
+pub(crate) mod inspect;
 mod lock;
 mod sql;
 mod tx;
@@ -168,8 +169,11 @@ fn private_file(path: &Path) -> Result<(), DbError> {
     made.map(drop).map_err(|source| DbError::Lock { path: path.display().to_string(), source })
 }
 
+/// What brings a database up to date, in order.
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
 async fn migrate(pool: &AnyPool) -> Result<(), DbError> {
-    sqlx::migrate!("./migrations").run(pool).await.map_err(DbError::Migrate)
+    MIGRATIONS.run(pool).await.map_err(DbError::Migrate)
 }
 
 async fn sqlite_pool(path: &Path, connections: u32, read_only: bool) -> Result<AnyPool, DbError> {
