@@ -6,27 +6,19 @@ use slipway_transfer::TransferError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) what: String,
-    pub(crate) next: Option<String>,
+    pub(crate) next: String,
     pub(crate) exit: u8,
 }
 
 impl Failure {
-    pub(crate) fn new(exit: u8, what: impl Into<String>) -> Self {
-        Self { what: what.into(), next: None, exit }
-    }
-
-    pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
-        self.next = Some(next.into());
-        self
+    /// What went wrong, with its exit code and the next step: no failure is without one.
+    pub(crate) fn new(exit: u8, what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { what: what.into(), next: next.into(), exit }
     }
 
     /// Two lines for stderr, in which nothing can steer a terminal.
     pub(crate) fn rendered(&self) -> String {
-        let mut text = format!("slipway-agent: {}\n", clean(&self.what));
-        if let Some(next) = &self.next {
-            text.push_str(&format!("  next: {}\n", clean(next)));
-        }
-        text
+        format!("slipway-agent: {}\n  next: {}\n", clean(&self.what), clean(&self.next))
     }
 }
 
@@ -57,12 +49,12 @@ impl From<TransferError> for Failure {
             }
             source = inner.source();
         }
-        Self::new(exit, what).next(hint.unwrap_or_else(|| step(exit).to_owned()))
+        Self::new(exit, what, hint.unwrap_or_else(|| step(exit).to_owned()))
     }
 }
 
 /// What helps with failures of this exit code.
-fn step(exit: u8) -> &'static str {
+pub(crate) fn step(exit: u8) -> &'static str {
     match exit {
         2 => "'slipway-agent flash --help' shows what is expected",
         3 => "check the reference and the target; 'lsblk' lists the devices of this machine",
@@ -81,7 +73,7 @@ mod tests {
 
     #[test]
     fn nothing_steers_the_terminal() {
-        let text = Failure::new(3, "a\u{1b}[2J\u{202e}b\nc").next("d\r").rendered();
+        let text = Failure::new(3, "a\u{1b}[2J\u{202e}b\nc", "d\r").rendered();
         assert_eq!(text, "slipway-agent: a\\u{1b}[2J\\u{202e}b\\nc\n  next: d\\r\n");
     }
 }

@@ -1,55 +1,13 @@
 //! `slipway-agent flash`: the same flash as on the command line, for machines: it never asks.
 
+use crate::args::{FlashArgs as Args, Format};
 use crate::failure::Failure;
 use crate::report::Report;
 use slipway_api::{Client, ClientConfig, VersionRef};
 use slipway_disk::{Faults, TargetOptions, target_open};
 use slipway_transfer::{Control, FlashOptions, Flashed, RemoteContent, TransferError, flash};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
-
-/// How the result is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Text,
-    Json,
-}
-
-/// Flash a version onto a disk or file of this machine; never asks
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-A target that is mounted, in use, the system's own disk, too small or of another sector size is refused (exit \
-code 10). An interrupted target cannot boot; the same command goes on where it stopped.
-
-Examples:
-  slipway-agent flash jan/os:3 /dev/nvme0n1
-  slipway-agent flash jan/os /dev/disk/by-id/wwn-0x5000c500 -o json")]
-pub(crate) struct Args {
-    #[arg(help = "owner/name[:N|:channel][@root]")]
-    reference: String,
-    /// A block device, or a file, which is made if it does not exist
-    target: PathBuf,
-    /// Accepted so that a line for 'slipway flash' works here too
-    #[arg(long, hide = true)]
-    yes: bool,
-    /// Do not read back what was written
-    #[arg(long)]
-    no_verify: bool,
-    /// Write a new backup partition table at the end of a larger disk
-    #[arg(long)]
-    fix_gpt: bool,
-    /// text or json
-    #[arg(
-        short,
-        long,
-        value_enum,
-        value_name = "FORMAT",
-        default_value = "text",
-        hide_default_value = true,
-        hide_possible_values = true
-    )]
-    output: Format,
-}
 
 /// What a flash came to, as `slipway flash -o json` prints it.
 #[derive(serde::Serialize)]
@@ -63,7 +21,7 @@ struct Answer<'a> {
 
 pub(crate) async fn run(args: Args, tidy: Duration) -> Result<(), Failure> {
     let wanted: VersionRef = args.reference.parse().map_err(|why: slipway_api::ReferenceError| {
-        Failure::new(2, why.to_string()).next("references look like jan/os, jan/os:3 or jan/os:stable")
+        Failure::new(2, why.to_string(), "references look like jan/os, jan/os:3 or jan/os:stable")
     })?;
     let client = client_new()?;
     let report = Report::default();
@@ -88,8 +46,9 @@ pub(crate) async fn run(args: Args, tidy: Duration) -> Result<(), Failure> {
         ),
         Format::Json => {
             let answer = Answer { reference: name, target, flashed: &flashed };
-            let text =
-                serde_json::to_string(&answer).map_err(|why| Failure::new(1, format!("writing the answer: {why}")))?;
+            let text = serde_json::to_string(&answer).map_err(|why| {
+                Failure::new(1, format!("writing the answer: {why}"), "the flash is done; ask with -o text")
+            })?;
             text + "\n"
         }
     };
@@ -118,7 +77,7 @@ fn client_new() -> Result<Client, Failure> {
     let set =
         |name: &str| std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     let missing = |name: &str, exit: u8| {
-        Failure::new(exit, format!("{name} is not set")).next(format!("export {name}, then run the same command again"))
+        Failure::new(exit, format!("{name} is not set"), format!("export {name}, then run the same command again"))
     };
     let url = set("SLIPWAY_URL").ok_or_else(|| missing("SLIPWAY_URL", 2))?;
     let token = set("SLIPWAY_TOKEN").ok_or_else(|| missing("SLIPWAY_TOKEN", 4))?;

@@ -1,43 +1,18 @@
 //! The program on a machine: small, static, inside an initramfs. It flashes; it links neither server nor store.
 
+mod args;
 mod failure;
 mod flash;
 mod report;
 
-use clap::{Parser, Subcommand};
+use args::{Cli, Command};
+use clap::Parser;
 use failure::Failure;
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// How long an interrupted flash may take to leave its target in order.
 const TIDY: Duration = Duration::from_secs(3);
-
-/// Puts versions of disk images onto the disks of this machine.
-#[derive(Debug, Parser)]
-#[command(
-    name = "slipway-agent",
-    version,
-    max_term_width = 100,
-    disable_help_subcommand = true,
-    subcommand_required = true,
-    arg_required_else_help = true,
-    after_help = "\
-The environment says which server: SLIPWAY_URL, SLIPWAY_TOKEN, and SLIPWAY_CA for a file with its own CA. \
-SLIPWAY_LOG filters the log, like slipway_transfer=debug.
-
-Examples:
-  slipway-agent flash jan/os:3 /dev/nvme0n1
-  slipway-agent flash jan/os:stable /dev/disk/by-id/wwn-0x5000c500 --fix-gpt"
-)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Flash(flash::Args),
-}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -59,7 +34,7 @@ fn command_run(command: Command) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|why| Failure::new(1, format!("starting threads: {why}")))?;
+        .map_err(|why| Failure::new(1, format!("starting threads: {why}"), "look at the limits of this process"))?;
     let Command::Flash(args) = command;
     let ended = runtime.block_on(flash::run(args, TIDY));
     runtime.shutdown_timeout(TIDY);
