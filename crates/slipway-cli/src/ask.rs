@@ -11,8 +11,9 @@ pub(crate) async fn confirm(question: &str) -> Result<bool, Failure> {
     let _ = std::io::stderr().flush();
     // On a thread of its own, so that Ctrl-C is heard while nobody answers.
     let answer = tokio::task::spawn_blocking(line_read).await;
-    let answer =
-        answer.map_err(|why| Failure::new(exit::FAILED, format!("reading stdin: {why}")))??.unwrap_or_default();
+    let answer = answer
+        .map_err(|why| Failure::new(exit::FAILED, format!("reading stdin: {why}")).next("say it with --yes"))??
+        .unwrap_or_default();
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
@@ -68,7 +69,10 @@ fn prompt(what: &str, twice: bool) -> Result<String, Failure> {
     if twice {
         password = password.with_confirmation(format!("{} again", capital(what)), "They differ; once more, please");
     }
-    password.interact().map_err(|why| Failure::new(exit::FAILED, format!("reading the {what}: {why}")))
+    password.interact().map_err(|why| {
+        Failure::new(exit::FAILED, format!("reading the {what}: {why}"))
+            .next("pass it on stdin; '--help' names the option")
+    })
 }
 
 fn capital(text: &str) -> String {

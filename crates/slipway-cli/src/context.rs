@@ -3,6 +3,7 @@
 use crate::args::Global;
 use crate::failure::Failure;
 use crate::settings::{Flags, Settings};
+use crate::style::Paint;
 use slipway_api::{Client, ClientConfig};
 use slipway_transfer::{Cancel, Control, Event};
 use std::io::IsTerminal;
@@ -38,7 +39,7 @@ impl Context {
 
     /// What the command line says of the server.
     pub(crate) fn flags(&self) -> Flags {
-        Flags { url: self.global.url.clone(), ca: self.global.ca.clone() }
+        Flags { url: self.global.url.clone(), ca: self.global.ca.clone(), context: self.global.context.clone() }
     }
 
     /// A client with the token, for questions that a person waits for: a server that is not there is soon said.
@@ -49,6 +50,11 @@ impl Context {
     /// A client for long transfers, which outlives a restart of the server.
     pub(crate) fn client_patient(&self) -> Result<Client, Failure> {
         self.client_with(ATTEMPTS_PATIENT)
+    }
+
+    /// A client for a question that only adds to an answer: asked once.
+    pub(crate) fn client_hasty(&self) -> Result<Client, Failure> {
+        self.client_with(1)
     }
 
     fn client_with(&self, attempts: u32) -> Result<Client, Failure> {
@@ -73,9 +79,30 @@ impl Context {
         }
     }
 
-    /// Progress may be drawn.
+    /// Progress may be drawn: on a terminal that can go back on its line.
     pub(crate) fn bars(&self) -> bool {
-        !self.global.quiet && std::io::stderr().is_terminal()
+        !self.global.quiet && std::io::stderr().is_terminal() && !crate::style::terminal_dumb()
+    }
+
+    /// How what goes to stderr is painted.
+    pub(crate) fn paint_err(&self) -> Paint {
+        Paint::decide(self.global.color, std::io::stderr().is_terminal())
+    }
+
+    /// How what goes to stdout is painted.
+    pub(crate) fn paint_out(&self) -> Paint {
+        Paint::decide(self.global.color, std::io::stdout().is_terminal())
+    }
+
+    /// When an expired token of a kept context is the reason why the server lets nobody in, the command that makes another one.
+    pub(crate) fn token_expired(&self) -> Option<String> {
+        let settings = self.settings().ok()?;
+        let ended = settings.expires_at.filter(|at| *at <= jiff::Timestamp::now())?;
+        Some(format!(
+            "{} makes a new token; the one that was kept ended on {}",
+            settings.login_hint(),
+            crate::human::time(ended)
+        ))
     }
 
     /// A person can answer questions.

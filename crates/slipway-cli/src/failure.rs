@@ -1,5 +1,6 @@
 //! What a person sees when something does not work: what, on what, why, and the next step.
 
+use crate::style::Paint;
 use slipway_api::{ApiError, Code, NameError, Problem, ReferenceError};
 use slipway_transfer::TransferError;
 use std::path::Path;
@@ -42,18 +43,39 @@ pub(crate) struct Failure {
     pub(crate) exit: u8,
 }
 
+/// A failure of which nobody has said yet what comes next. It can only become a [`Failure`] by saying that, so that no error leaves
+/// a person without a next step by oversight.
+#[must_use]
+pub(crate) struct Unadvised {
+    what: String,
+    exit: u8,
+}
+
+impl Unadvised {
+    /// The failure with its next step.
+    pub(crate) fn next(self, next: impl Into<String>) -> Failure {
+        Failure { what: self.what, next: Some(next.into()), exit: self.exit }
+    }
+
+    /// The failure alone; `_reason` says to whoever reads the code why there is nothing to do next.
+    pub(crate) fn alone(self, _reason: &'static str) -> Failure {
+        Failure { what: self.what, next: None, exit: self.exit }
+    }
+}
+
 impl Failure {
-    /// A failure with its exit code.
-    pub(crate) fn new(exit: u8, what: impl Into<String>) -> Self {
-        Self { what: what.into(), next: None, exit }
+    /// What went wrong, with its exit code; `next` must follow.
+    #[expect(clippy::new_ret_no_self, reason = "the next step is what is missing to a failure")]
+    pub(crate) fn new(exit: u8, what: impl Into<String>) -> Unadvised {
+        Unadvised { what: what.into(), exit }
     }
 
     /// A wrong command line.
-    pub(crate) fn usage(what: impl Into<String>) -> Self {
+    pub(crate) fn usage(what: impl Into<String>) -> Unadvised {
         Self::new(exit::USAGE, what)
     }
 
-    /// The same failure with a next step.
+    /// The same failure with another next step.
     pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
         self.next = Some(next.into());
         self
@@ -77,15 +99,15 @@ impl Failure {
     }
 
     /// Writes it to stderr, so that nothing in it can steer the terminal.
-    pub(crate) fn print(&self) {
-        eprint!("{}", self.rendered());
+    pub(crate) fn print(&self, paint: Paint) {
+        eprint!("{}", self.rendered(paint));
     }
 
     /// What [`Failure::print`] writes.
-    pub(crate) fn rendered(&self) -> String {
-        let mut text = format!("slipway: {}\n", crate::human::clean(&self.what));
+    pub(crate) fn rendered(&self, paint: Paint) -> String {
+        let mut text = format!("{} {}\n", paint.bad("slipway:"), crate::human::clean(&self.what));
         if let Some(next) = &self.next {
-            text.push_str(&format!("  next: {}\n", crate::human::clean(next)));
+            text.push_str(&format!("  {} {}\n", paint.strong("next:"), crate::human::clean(next)));
         }
         text
     }
@@ -204,7 +226,7 @@ fn command_hint(code: Code) -> Option<&'static str> {
         | Code::UnsupportedMedia
         | Code::RangeNotSatisfiable
         | Code::IdempotencyMismatch => Some("'slipway COMMAND --help' shows what is expected"),
-        Code::Unknown => None,
+        Code::Unknown => Some("this program may be too old for the server: 'slipway doctor' shows both versions"),
     }
 }
 
@@ -213,10 +235,13 @@ impl From<ApiError> for Failure {
         let exit = error.exit_code();
         match error {
             ApiError::Problem(problem) => (*problem).into(),
-            ApiError::Transport { .. } if chain(&error).contains("UnknownIssuer") => Self::new(exit, chain(&error))
-                .next("if the server made its own CA, name that CA's file with --ca or SLIPWAY_CA"),
+            // Two CAs that servers made for themselves have the same name, so that of another one is only seen by the signature.
+            ApiError::Transport { .. } if ["UnknownIssuer", "BadSignature"].iter().any(|word| chain(&error).contains(word)) => Self::new(exit, chain(&error))
+                .next("if the server made its own CA, 'slipway login URL --ca FILE' keeps it (or set SLIPWAY_CA); 'slipway doctor' shows its certificate"),
+            ApiError::Transport { .. } if chain(&error).contains("certificate") => Self::new(exit, chain(&error))
+                .next("'slipway doctor' shows the server's certificate, for which names it is and how long it lasts"),
             ApiError::Transport { .. } => Self::new(exit, chain(&error))
-                .next("check that the server runs and that the address is right: 'slipway config show --origin'"),
+                .next("check that the server runs and that the address is right: 'slipway doctor'"),
             ApiError::Protocol { .. } => Self::new(exit, chain(&error))
                 .next("check that the address is that of a Slipway server: 'slipway config show --origin'"),
             ApiError::Config(_) => {
@@ -351,7 +376,7 @@ mod tests {
 
     #[test]
     fn every_code_has_a_next_step() {
-        for code in Code::ALL {
+        for code in Code::ALL.iter().chain([&Code::Unknown]) {
             let failure = Failure::from(Problem::new(*code, "reading me/os: it is so"));
             assert!(failure.next.is_some(), "{code:?}");
             assert_eq!(failure.exit, code.exit_code());

@@ -1,7 +1,6 @@
 //! What goes to the log, and how it looks. `SLIPWAY_LOG` takes the filters of `tracing_subscriber`, like `info,slipway_server=debug`.
 
 use crate::context::Context;
-use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// How the server's log looks.
@@ -22,7 +21,7 @@ pub(crate) fn init_client(cx: &Context) {
         1 => "slipway=info,slipway_api=info,slipway_transfer=info",
         _ => "slipway=debug,slipway_api=debug,slipway_transfer=debug,slipway_disk=debug",
     };
-    init(default, LogFormat::Text);
+    init(cx, default, LogFormat::Text);
 }
 
 /// The log of the server.
@@ -32,13 +31,15 @@ pub(crate) fn init_server(cx: &Context, format: LogFormat) {
         1 => "info,slipway_server=debug,slipway_store=debug",
         _ => "debug",
     };
-    init(default, format);
+    init(cx, default, format);
 }
 
-fn init(default: &str, format: LogFormat) {
+fn init(cx: &Context, default: &str, format: LogFormat) {
     let filter = EnvFilter::try_from_env("SLIPWAY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(cx.paint_err().is_on());
     // A second start in one process keeps the first log, which is what a test wants.
     let _ = match format {
         LogFormat::Text => builder.try_init(),

@@ -3,12 +3,15 @@
 mod args;
 mod ask;
 mod cmd;
+mod complete;
 mod context;
 mod credentials;
+mod doctor;
 mod failure;
 mod follow;
 mod human;
 mod log;
+mod near;
 mod output;
 mod pages;
 mod progress;
@@ -16,11 +19,13 @@ mod refs;
 mod settings;
 mod signals;
 mod source;
+mod style;
+mod suggest;
 mod target;
 mod words;
 
 use args::{Cli, Command};
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use context::Context;
 use failure::{Failure, exit};
 use std::process::ExitCode;
@@ -30,7 +35,14 @@ use std::time::Duration;
 const TIDY: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    if cmd::completions::answer_shell() {
+        return ExitCode::SUCCESS;
+    }
+    let read = Cli::command()
+        .color(style::colour_early(std::env::args_os().skip(1)))
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match read {
         Ok(cli) => cli,
         Err(why) => return usage_print(&why),
     };
@@ -40,23 +52,28 @@ fn main() -> ExitCode {
     match command_run(cli.command, &cx) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.print();
+            failure.print(cx.paint_err());
             ExitCode::from(failure.exit)
         }
     }
 }
 
 fn command_run(command: Command, cx: &Context) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|why| Failure::new(exit::FAILED, format!("starting threads: {}", failure::reason(&why))))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|why| {
+        Failure::new(exit::FAILED, format!("starting threads: {}", failure::reason(&why)))
+            .next("look at the limits of this account with 'ulimit -a'")
+    })?;
     let ended = match command {
         // The server ends by itself on a signal, after it has put everything in order.
         Command::Serve(args) => runtime.block_on(cmd::serve::run(*args, cx)),
         command => {
             log::init_client(cx);
-            runtime.block_on(client_run(command, cx))
+            runtime.block_on(async {
+                match client_run(command, cx).await {
+                    Err(failure) => Err(suggest::failure_enrich(failure, cx).await),
+                    Ok(()) => Ok(()),
+                }
+            })
         }
     };
     // A thread that waits for stdin would hold up a command that has ended.

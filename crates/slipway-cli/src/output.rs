@@ -58,8 +58,15 @@ impl Table {
         self.rows.push(cells.iter().map(|cell| clean(cell)).collect());
     }
 
-    /// The table as text, without spaces at the ends of lines.
+    /// The table as text, without spaces at the ends of lines. On a terminal that is too narrow, long texts are cut; a pipe gets all.
     pub(crate) fn render(self) -> String {
+        self.render_within(crate::style::columns(std::io::stdout()))
+    }
+
+    fn render_within(mut self, width: Option<usize>) -> String {
+        if let Some(width) = width {
+            self.narrow(width);
+        }
         let mut builder = Builder::default();
         builder.push_record(self.head);
         for row in self.rows {
@@ -76,7 +83,32 @@ impl Table {
         }
         text
     }
+
+    /// Cuts the longest texts until a row fits. The first column, by which a row is named, and numbers stay whole.
+    fn narrow(&mut self, width: usize) {
+        let column = |at: usize, rows: &[Vec<String>]| {
+            rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let mut widths: Vec<usize> =
+            self.head.iter().enumerate().map(|(at, name)| name.len().max(column(at, &self.rows))).collect();
+        while widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1) > width {
+            let over = widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1) - width;
+            let longest = (1..widths.len()).filter(|at| !self.right.contains(at)).max_by_key(|at| widths[*at]);
+            let Some(at) = longest.filter(|at| widths[*at] > COLUMN_MIN) else { return };
+            let next = (1..widths.len()).filter(|other| *other != at && !self.right.contains(other));
+            let floor = next.map(|other| widths[other]).max().unwrap_or(0).min(widths[at] - 1).max(COLUMN_MIN);
+            widths[at] = widths[at].saturating_sub(over).max(floor);
+            for row in &mut self.rows {
+                if let Some(cell) = row.get_mut(at) {
+                    *cell = crate::human::short(cell, widths[at]);
+                }
+            }
+        }
+    }
 }
+
+/// A text is never cut to less, however narrow the terminal is.
+const COLUMN_MIN: usize = 12;
 
 impl Output {
     /// True when a program reads the answer.
@@ -124,7 +156,7 @@ fn line<T: Serialize>(item: &T) -> Result<String, Failure> {
 }
 
 fn unprintable(why: &dyn std::fmt::Display) -> Failure {
-    Failure::new(crate::failure::exit::FAILED, format!("writing the answer: {why}"))
+    Failure::new(crate::failure::exit::FAILED, format!("writing the answer: {why}")).next("try another form with -o")
 }
 
 /// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
@@ -155,7 +187,34 @@ mod tests {
         let mut table = Table::new(&["NAME", ">SIZE", "NOTE"]);
         table.row(vec!["a".into(), "1 B".into(), String::new()]);
         table.row(vec!["longer".into(), "100 MiB".into(), "x\u{1b}[1m".into()]);
-        assert_eq!(table.render(), "NAME       SIZE  NOTE\na           1 B\nlonger  100 MiB  x\\u{1b}[1m\n");
+        assert_eq!(table.render_within(None), "NAME       SIZE  NOTE\na           1 B\nlonger  100 MiB  x\\u{1b}[1m\n");
+    }
+
+    #[test]
+    fn narrow_terminals_cut_texts_and_pipes_do_not() {
+        let table = || {
+            let mut table = Table::new(&["IMAGE", ">SIZE", "TITLE", "MESSAGE"]);
+            table.row(vec![
+                "somebody/with-a-long-name".into(),
+                "1.5 GiB".into(),
+                "A title that is rather long".into(),
+                "A message of which nobody knows when it will end, if it ever does".into(),
+            ]);
+            table
+        };
+        let widest = |text: &str| text.lines().map(|line| line.chars().count()).max().unwrap();
+        let whole = table().render_within(None);
+        assert!(whole.contains("if it ever does") && whole.contains("rather long"));
+        for width in [130, 100, 80, 66] {
+            let text = table().render_within(Some(width));
+            assert!(widest(&text) <= width, "{width}: {text}");
+            assert!(text.contains("somebody/with-a-long-name") && text.contains("1.5 GiB"), "{text}");
+            assert_eq!(text.contains('…'), width < 130, "{text}");
+        }
+        // Too narrow for anything: still readable, and it ends.
+        assert!(
+            table().render_within(Some(10)).contains("A title that…") || widest(&table().render_within(Some(10))) > 10
+        );
     }
 
     #[test]

@@ -93,10 +93,14 @@ fn bar_new(step: &str, total: Option<u64>) -> ProgressBar {
     bar
 }
 
+/// A line that the terminal would wrap cannot be taken back, so a narrow one gets less.
 fn style(total_known: bool) -> ProgressStyle {
-    let template = match total_known {
-        true => "{msg:12} [{bar:30}] {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left",
-        false => "{msg:12} {spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}",
+    let template = match (crate::style::columns(std::io::stderr()).unwrap_or(80), total_known) {
+        (90.., true) => "{msg:12} [{bar:30}] {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left",
+        (60.., true) => "{msg:12} {percent:>3} %  {binary_bytes}/{binary_total_bytes}  {eta} left",
+        (_, true) => "{msg:12} {percent:>3} %",
+        (60.., false) => "{msg:12} {spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}",
+        (_, false) => "{msg:12} {binary_bytes}",
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }

@@ -30,7 +30,10 @@ pub(crate) fn object(text: &str) -> Result<Object, Failure> {
     let read = version_ref(text)?;
     match (read.pick, read.root) {
         (VersionPick::Number(number), None) => Ok(Object::Version(read.image, number)),
-        (VersionPick::Number(_), Some(_)) => Err(Failure::usage(format!("'{text}': leave out the part after '@'"))),
+        (VersionPick::Number(_), Some(_)) => {
+            Err(Failure::usage(format!("'{text}' has a root, which is not looked at here"))
+                .next("leave out the part after '@'"))
+        }
         (VersionPick::Latest | VersionPick::Channel(_), _) => {
             Err(Failure::usage(format!("'{text}' does not name a version by its number"))
                 .next(format!("'slipway image log {}' shows the numbers", read.image)))

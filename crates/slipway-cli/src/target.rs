@@ -51,7 +51,8 @@ pub(crate) async fn confirm(cx: &Context, target: &mut Target, image: &str, yes:
     match (cx.can_ask(), target.facts().kind) {
         (true, _) => match ask::confirm(&format!("Overwrite {path} with {image}?")).await? {
             true => Ok(()),
-            false => Err(Failure::new(exit::INTERRUPTED, format!("{path} was left as it is"))),
+            false => Err(Failure::new(exit::INTERRUPTED, format!("{path} was left as it is"))
+                .alone("the person has just said no")),
         },
         (false, TargetKind::Device) => {
             Err(Failure::usage(format!("{path} would be overwritten, and nobody can be asked here"))

@@ -1,32 +1,35 @@
-//! `slipway config show`: which server, token and CA a command would use, and why.
+//! `slipway config`: which settings a command or server would use and why, and what is wrong with them.
 
+use super::serve::ServeFlagsHidden;
 use crate::context::Context;
 use crate::credentials;
 use crate::failure::Failure;
 use crate::output::{Output, Table};
 use crate::settings::{Ca, Origin, Settings};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use slipway_server::Origin as ServeOrigin;
 
-/// Show the settings in force
+/// Settings: show which are in force and where each comes from, check them
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
   slipway config show --origin
-  slipway config show --server -o json")]
+  slipway config check --server --config /etc/slipway/slipway.toml")]
 pub(crate) enum Command {
     Show(Show),
+    Check(Check),
 }
 
 /// Show which server, token and CA are used; never the token itself
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Settings come from a flag, else from the environment (SLIPWAY_URL, SLIPWAY_TOKEN, SLIPWAY_CA), else from \
-~/.config/slipway/credentials.toml, which 'slipway login' writes.
+Settings come from a flag, else from the environment (SLIPWAY_URL, SLIPWAY_TOKEN, SLIPWAY_CA, SLIPWAY_CONTEXT), \
+else from a context in ~/.config/slipway/credentials.toml, which 'slipway login' and 'slipway context' write. \
+With --server every option of 'slipway serve' is taken too.
 
 Examples:
   slipway config show --origin
-  slipway config show --server --config /etc/slipway/slipway.toml
+  slipway config show --server --origin --config /etc/slipway/slipway.toml
   SLIPWAY_URL=https://slip.lab slipway config show -o json")]
 pub(crate) struct Show {
     /// Also say where each value comes from
@@ -35,9 +38,28 @@ pub(crate) struct Show {
     /// Show the settings of 'slipway serve' instead
     #[arg(long)]
     server: bool,
-    /// With --server: the file with its settings
-    #[arg(long, value_name = "FILE", requires = "server")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    serve: ServeFlagsHidden,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Check the settings without using them: names, values, what cannot go together
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Says which settings and SLIPWAY_ variables nobody knows, and which one was probably meant. Exit code 1 if \
+something is wrong. 'slipway doctor' also tries the server, the disk and the database.
+
+Examples:
+  slipway config check
+  slipway config check --server --config /etc/slipway/slipway.toml
+  SLIPWAY_STOP_SECONDS=soon slipway config check --server")]
+pub(crate) struct Check {
+    /// Check the settings of 'slipway serve' instead
+    #[arg(long)]
+    server: bool,
+    #[command(flatten)]
+    serve: ServeFlagsHidden,
     #[command(flatten)]
     output: Output,
 }
@@ -51,9 +73,22 @@ struct Row {
 }
 
 pub(crate) fn run(command: Command, cx: &Context) -> Result<(), Failure> {
-    let Command::Show(args) = command;
-    let rows = match args.server {
-        true => server_rows(args.config.as_deref())?,
+    match command {
+        Command::Show(args) => show(&args, cx),
+        Command::Check(args) => {
+            let mut report = match args.server || args.serve.0.any() {
+                true => crate::doctor::server_settings(&args.serve.0),
+                false => crate::doctor::client_settings(cx),
+            };
+            report.extend(crate::doctor::variables_unknown());
+            super::doctor::report_print(&report, &args.output, cx)
+        }
+    }
+}
+
+fn show(args: &Show, cx: &Context) -> Result<(), Failure> {
+    let rows = match args.server || args.serve.0.any() {
+        true => server_rows(&args.serve)?,
         false => rows(&cx.settings()?),
     };
     let rows: Vec<Row> = rows
@@ -76,12 +111,19 @@ pub(crate) fn run(command: Command, cx: &Context) -> Result<(), Failure> {
 
 type Rows = Vec<(&'static str, Option<String>, String)>;
 
-fn server_rows(config: Option<&Path>) -> Result<Rows, Failure> {
-    let (_, lines) = super::serve::options_decide(slipway_server::ServeSettings::default(), config)?;
-    Ok(lines
-        .into_iter()
-        .map(|line| (line.name, Some(line.value).filter(|value| !value.is_empty()), line.origin.to_string()))
-        .collect())
+fn server_rows(serve: &ServeFlagsHidden) -> Result<Rows, Failure> {
+    let (_, lines) = serve.0.decide()?;
+    let file = serve.0.config().map(crate::failure::path_shown).unwrap_or_default();
+    let rows = lines.into_iter().map(|line| {
+        let origin = match line.origin {
+            ServeOrigin::Flag => format!("flag --{}", line.name.replace('_', "-")),
+            ServeOrigin::Env => format!("environment SLIPWAY_{}", line.name.to_uppercase()),
+            ServeOrigin::File => format!("file {file}"),
+            ServeOrigin::Default => line.origin.to_string(),
+        };
+        (line.name, Some(line.value).filter(|value| !value.is_empty()), origin)
+    });
+    Ok(rows.collect())
 }
 
 fn rows(settings: &Settings) -> Rows {
@@ -96,6 +138,15 @@ fn rows(settings: &Settings) -> Rows {
         ("token", token, settings.token.origin.to_string()),
         ("user", settings.user.clone(), settings.token.origin.to_string()),
         ("ca", ca, settings.ca.origin.to_string()),
+        ("context", settings.context.value.clone(), context_origin(settings)),
         ("credentials", path, Origin::Default.to_string()),
     ]
+}
+
+/// A context that nobody named is the one that 'slipway context use' chose, or the one whose server was named.
+fn context_origin(settings: &Settings) -> String {
+    match (&settings.context.value, &settings.context.origin) {
+        (Some(_), Origin::Default) => "the file of credentials".into(),
+        (_, origin) => origin.to_string(),
+    }
 }

@@ -10,17 +10,19 @@ use slipway_api::{AccountName, Client, Login, Setup};
 /// Log in to a server and keep its address and a token
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The token is kept in ~/.config/slipway/credentials.toml, which only you can read. Secrets are asked for or \
-read from stdin, never taken from the command line.
+The token is kept in ~/.config/slipway/credentials.toml, which only you can read, under the name of --context, \
+else of the host; see 'slipway context'. Secrets are asked for or read from stdin, never taken from the command line.
 
 Examples:
   slipway login https://slip.lab --user jan
+  slipway login https://slip.lab --context lab
   slipway login http://127.0.0.1:8440 --setup
   pass slipway | slipway login https://slip.lab --user jan --password-stdin
   slipway login https://slip.lab --ca ca.pem --token-stdin < token")]
 pub(crate) struct Args {
     /// The server's address
-    url: Option<String>,
+    #[arg(value_name = "URL")]
+    address: Option<String>,
     /// The account's name [default: the name you have here; with --setup: admin]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -39,14 +41,19 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let path = credentials::path().ok_or_else(|| {
-        Failure::usage("neither XDG_CONFIG_HOME nor HOME is set").next("set HOME, or use SLIPWAY_URL and SLIPWAY_TOKEN")
-    })?;
+    let path = credentials::path_must()?;
     let mut flags = cx.flags();
-    flags.url = args.url.clone().or(flags.url);
+    let named = flags.context.clone();
+    if args.address.is_some() {
+        // The context is where the token will be kept; the address says which server, and may be a new one of that name.
+        flags.url = args.address.clone();
+        flags.context = None;
+    }
+    named.as_deref().map(credentials::name_check).transpose()?;
     let settings = crate::settings::Settings::load(&flags)?;
     let url = settings.url()?.trim_end_matches('/').to_owned();
-    let ca = settings.ca.value.as_ref().map(Ca::pem).transpose()?;
+    let ca_text = settings.ca.value.as_ref().map(Ca::pem_text).transpose()?;
+    let ca = ca_text.clone().map(String::into_bytes);
     let client = client_new(&url, None, ca.clone())?;
     if !loopback_or_tls(&url) {
         cx.note(&format!("Note: {url} is not encrypted; who can listen on the way can read passwords and tokens."));
@@ -61,18 +68,24 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         (false, false) => password(&args, &client, &secrets).await?,
     };
     // The token is tried before it is kept, so that a wrong one never replaces a good one.
-    let me = client_new(&url, Some(token.clone()), ca.clone())?.me().await?;
-    let ca =
-        ca.map(|pem| String::from_utf8(pem).map_err(|_| Failure::usage("the CA file is not PEM text"))).transpose()?;
-    let kept = Credentials {
+    let me = client_new(&url, Some(token.clone()), ca)?.me().await?;
+    let entry = Credentials {
         url: url.clone(),
         user: Some(me.user.name.to_string()),
-        token,
+        token: Some(token),
         expires_at: expires_at.or(Some(me.expires_at)),
-        ca,
+        ca: ca_text,
     };
-    credentials::write(&path, &kept)?;
+    let (name, several) = credentials::change(&path, |kept| {
+        let name = named.or(settings.context.value).unwrap_or_else(|| kept.name_for(&url));
+        kept.contexts.insert(name.clone(), entry);
+        kept.current = Some(name.clone());
+        Ok((name, kept.contexts.len() > 1))
+    })?;
     cx.note(&format!("Logged in to {url} as {} until {}.", me.user.name, crate::human::time(me.expires_at)));
+    if several {
+        cx.note(&format!("The context '{name}' is used from now on; 'slipway context use NAME' chooses another."));
+    }
     if settings.token.origin == crate::settings::Origin::Env("SLIPWAY_TOKEN") {
         cx.note("Note: SLIPWAY_TOKEN is set and goes before what was kept now.");
     }

@@ -7,8 +7,11 @@ use crate::failure::{Failure, exit};
 /// End the kept token and forget it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Other contexts stay; 'slipway context ls' lists them.
+
 Examples:
   slipway logout
+  slipway logout --context lab
   slipway logout --keep-token")]
 pub(crate) struct Args {
     /// Only forget the token; it stays valid on the server
@@ -17,24 +20,33 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let path = credentials::path().ok_or_else(|| Failure::usage("neither XDG_CONFIG_HOME nor HOME is set"))?;
-    let Some(kept) = credentials::read(&path)? else {
+    let path = credentials::path_must()?;
+    let kept = credentials::read(&path)?;
+    let Some(name) = crate::settings::context_named(&cx.flags(), &kept).value else {
         cx.note("Nobody is logged in here.");
         return Ok(());
     };
-    let revoked = match args.keep_token {
-        true => Ok(()),
-        false => token_end(&kept).await,
+    let entry = kept.named(&name)?.clone();
+    let revoked = match (args.keep_token, &entry.token) {
+        (true, _) | (_, None) => Ok(()),
+        (false, Some(token)) => token_end(&entry, token).await,
     };
-    // The file goes whatever the server says: who logs out wants the secret off this machine.
-    credentials::remove(&path)?;
+    // It goes whatever the server says: who logs out wants the secret off this machine.
+    let left = credentials::change(&path, |kept| {
+        kept.contexts.remove(&name);
+        kept.current.take_if(|current| *current == name);
+        Ok(kept.contexts.len())
+    })?;
+    if left > 0 {
+        cx.note("Other servers are still kept: 'slipway context use NAME' chooses one.");
+    }
     match revoked {
         Ok(()) => {
-            cx.note(&format!("Logged out of {}.", kept.url));
+            cx.note(&format!("Logged out of {}.", entry.url));
             Ok(())
         }
         Err(why) if why.exit == exit::AUTH => {
-            cx.note(&format!("Logged out of {}; the token had already ended.", kept.url));
+            cx.note(&format!("Logged out of {}; the token had already ended.", entry.url));
             Ok(())
         }
         Err(why) => Err(Failure::new(
@@ -45,8 +57,8 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     }
 }
 
-async fn token_end(kept: &credentials::Credentials) -> Result<(), Failure> {
-    let client = client_new(&kept.url, Some(kept.token.clone()), kept.ca.clone().map(String::into_bytes))?;
+async fn token_end(entry: &credentials::Credentials, token: &str) -> Result<(), Failure> {
+    let client = client_new(&entry.url, Some(token.to_owned()), entry.ca.clone().map(String::into_bytes))?;
     let me = client.me().await?;
     Ok(client.token_revoke(me.token).await?)
 }

@@ -4,11 +4,14 @@ pub(crate) mod channel;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod context;
+pub(crate) mod doctor;
 pub(crate) mod flash;
 pub(crate) mod image;
 pub(crate) mod journal;
 pub(crate) mod login;
 pub(crate) mod logout;
+pub(crate) mod man;
 pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
@@ -33,6 +36,7 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Channel(command) => channel::run(command, cx).await,
         Command::Login(args) => login::run(args, cx).await,
         Command::Logout(args) => logout::run(args, cx).await,
+        Command::Context(command) => context::run(command, cx),
         Command::User(command) => user::run(command, cx).await,
         Command::Token(command) => token::run(command, cx).await,
         Command::Task(command) => task::run(command, cx).await,
@@ -41,6 +45,8 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Journal(args) => journal::run(args, cx).await,
         Command::Config(command) => config::run(command, cx),
         Command::Serve(args) => serve::run(*args, cx).await,
+        Command::Doctor(args) => doctor::run(*args, cx).await,
         Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(&args, cx),
     }
 }

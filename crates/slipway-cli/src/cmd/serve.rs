@@ -22,6 +22,23 @@ Examples:
   slipway serve --data ./data --listen 127.0.0.1:0 --admin-token-file admin.token
   slipway serve --config /etc/slipway/slipway.toml --log-format json")]
 pub(crate) struct Args {
+    #[command(flatten)]
+    flags: ServeFlags,
+    /// How the log on stderr looks: text or json; SLIPWAY_LOG filters it
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    log_format: LogFormat,
+}
+
+/// The settings of a server as options; whoever asks what a server would do takes the same ones.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct ServeFlags {
     /// The folder that holds everything [default: /var/lib/slipway]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -52,21 +69,11 @@ pub(crate) struct Args {
     /// A file with settings
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How the log on stderr looks: text or json; SLIPWAY_LOG filters it
-    #[arg(
-        long,
-        value_enum,
-        value_name = "FORMAT",
-        default_value = "text",
-        hide_default_value = true,
-        hide_possible_values = true
-    )]
-    log_format: LogFormat,
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let (log_format, config) = (args.log_format, args.config.clone());
-    let (options, _) = options_decide(settings(args), config.as_deref())?;
+    let log_format = args.log_format;
+    let (options, _) = args.flags.decide()?;
     init_server(cx, log_format);
     let data = options.data.display().to_string();
     let ended =
@@ -105,44 +112,79 @@ fn start_failure(why: &(dyn std::error::Error + 'static)) -> Failure {
 
 const SETTINGS_HINT: &str = "'slipway config show --server --origin' says where each setting comes from";
 
-/// All settings of the server and where each came from.
-pub(crate) fn options_decide(
-    flags: ServeSettings,
-    config: Option<&Path>,
-) -> Result<(ServeOptions, Vec<Setting>), Failure> {
-    if flags.database.iter().flatten().any(|address| address_has_password(address)) {
-        return Err(Failure::usage("--database holds a password, which every user of this machine could read")
-            .next("put the address into SLIPWAY_DATABASE or the file of --config, or the password into PGPASSWORD or ~/.pgpass"));
-    }
-    let wrong = |why: &(dyn std::error::Error + 'static)| {
-        Failure::usage(chain(why)).next("'slipway serve --help' shows the settings")
-    };
-    let file = match config {
-        None => ServeSettings::default(),
-        Some(path) => {
-            if let Err(why) = std::fs::metadata(path) {
-                return Err(Failure::io("reading the configuration", path, &why));
-            }
-            serve_settings_read(path).map_err(|why| wrong(&*why))?
+impl ServeFlags {
+    /// All settings of the server and where each came from.
+    pub(crate) fn decide(&self) -> Result<(ServeOptions, Vec<Setting>), Failure> {
+        if self.database.iter().any(|address| address_has_password(address)) {
+            return Err(Failure::usage("--database holds a password, which every user of this machine could read")
+                .next("put the address into SLIPWAY_DATABASE or the file of --config, or the password into PGPASSWORD or ~/.pgpass"));
         }
-    };
-    let env = |name: &str| std::env::var(name).ok();
-    let (options, lines) = serve_options_merge(&flags, &env, &file).map_err(|why| wrong(&*why))?;
-    options.check().map_err(|why| wrong(&*why))?;
-    Ok((options, lines))
+        let wrong = |why: &(dyn std::error::Error + 'static)| {
+            Failure::usage(chain(why)).next("'slipway serve --help' shows the settings")
+        };
+        let file = match &self.config {
+            None => ServeSettings::default(),
+            Some(path) => {
+                if let Err(why) = std::fs::metadata(path) {
+                    return Err(Failure::io("reading the configuration", path, &why));
+                }
+                serve_settings_read(path).map_err(|why| wrong(&*why))?
+            }
+        };
+        let env = |name: &str| std::env::var(name).ok();
+        let (options, lines) = serve_options_merge(&self.settings(), &env, &file).map_err(|why| wrong(&*why))?;
+        options.check().map_err(|why| wrong(&*why))?;
+        Ok((options, lines))
+    }
+
+    /// Something was said, so a server is meant.
+    pub(crate) fn any(&self) -> bool {
+        let said = serde_json::to_value(self.settings()).is_ok_and(|said| said != serde_json::json!({}));
+        said || self.config.is_some()
+    }
+
+    /// The file with its settings, if one was named.
+    pub(crate) fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
+    fn settings(&self) -> ServeSettings {
+        ServeSettings {
+            data: self.data.clone(),
+            listen: self.listen,
+            admin_token_file: self.admin_token_file.clone().map(Some),
+            tls_cert: self.tls_cert.clone().map(Some),
+            tls_key: self.tls_key.clone().map(Some),
+            tls_self_made: self.tls_self_made.then_some(true),
+            tls_names: self.tls_names.clone(),
+            database: self.database.clone().map(Some),
+            blobs: self.blobs.clone().map(Some),
+            ..ServeSettings::default()
+        }
+    }
 }
 
-fn settings(args: Args) -> ServeSettings {
-    ServeSettings {
-        data: args.data,
-        listen: args.listen,
-        admin_token_file: args.admin_token_file.map(Some),
-        tls_cert: args.tls_cert.map(Some),
-        tls_key: args.tls_key.map(Some),
-        tls_self_made: args.tls_self_made.then_some(true),
-        tls_names: args.tls_names,
-        database: args.database.map(Some),
-        blobs: args.blobs.map(Some),
-        ..ServeSettings::default()
+/// The same options where they are understood but would fill the screen of `--help`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ServeFlagsHidden(pub(crate) ServeFlags);
+
+impl clap::Args for ServeFlagsHidden {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let shown = ServeFlags::augment_args(clap::Command::new("serve"));
+        command.args(shown.get_arguments().map(|arg| arg.clone().hide(true)))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for ServeFlagsHidden {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        ServeFlags::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
     }
 }

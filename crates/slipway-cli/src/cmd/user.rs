@@ -214,7 +214,8 @@ async fn rm(args: Rm, cx: &Context) -> Result<(), Failure> {
         }
         eprint!("{}", text(&user));
         if !crate::ask::confirm("Remove this user and end all of their tokens?").await? {
-            return Err(Failure::new(crate::failure::exit::INTERRUPTED, "nothing was changed"));
+            return Err(Failure::new(crate::failure::exit::INTERRUPTED, "nothing was changed")
+                .alone("the person has just said no"));
         }
     }
     client.user_delete(name.as_str()).await?;

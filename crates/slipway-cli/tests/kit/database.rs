@@ -5,7 +5,7 @@ use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Runs statements; the server must not be running on SQLite.
-fn execute(url: &str, statements: &[String]) {
+pub fn execute(url: &str, statements: &[String]) {
     sqlx::any::install_default_drivers();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
