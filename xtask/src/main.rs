@@ -3,9 +3,11 @@
 mod ceph;
 mod demo;
 mod dist;
+mod docs;
 mod ignored;
 mod layers;
 mod licences;
+mod man;
 mod postgres;
 mod run;
 mod sizes;
@@ -37,6 +39,10 @@ enum Chore {
     Layers,
     /// Check that long files and functions are listed with a reason
     Sizes,
+    /// Write the pages of the documentation that are made from the help texts
+    Docs,
+    /// Write the manual pages of both programs
+    Man(man::ManArgs),
     /// Check licences and banned crates of everything that is linked
     Licences,
 }
@@ -58,6 +64,8 @@ fn chore_run(chore: Chore) -> anyhow::Result<()> {
         Chore::Dist => dist::agent_build().map(|path| println!("{}", path.display())),
         Chore::Layers => layers::layers_check(),
         Chore::Sizes => sizes::sizes_check(),
+        Chore::Docs => docs::docs_write(),
+        Chore::Man(args) => man::man_write(&args),
         Chore::Licences => licences::licences_check(),
     }
 }

@@ -1,7 +1,7 @@
 //! The test command: gates, then tests, then the programs as a whole.
 
 use crate::run::{cargo, is_root, run};
-use crate::{ceph, demo, dist, ignored, layers, licences, postgres, sizes, tools};
+use crate::{ceph, demo, dist, docs, ignored, layers, licences, postgres, sizes, tools};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::process::Command;
@@ -51,6 +51,7 @@ fn gates() -> Result<()> {
     step("sizes", sizes::sizes_check)?;
     step("licences", licences::licences_check)?;
     step("ignored tests", ignored::ignored_check)?;
+    step("docs", docs::docs_check)?;
     step("clippy", || {
         run(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]))
     })?;

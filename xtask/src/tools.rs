@@ -37,6 +37,8 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("nbd-client", "nbd-client"),
     tool("nbdinfo", "libnbd-bin"),
     tool("qemu-img", "qemu-utils"),
+    tool("mandoc", "mandoc"),
+    tool("script", "bsdutils"),
     tool("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
 ];
 
