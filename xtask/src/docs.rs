@@ -66,13 +66,19 @@ fn commands_page() -> Result<String> {
          holds for all commands is on the page of [the command line](cli.md).\n",
     );
     for file in files {
-        let name =
-            file.file_stem().and_then(|name| name.to_str()).context("a help file has no name")?.replace('-', " ");
         let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let name = command_name(&text).with_context(|| format!("{} has no usage line", file.display()))?;
         let depth = "#".repeat(name.split(' ').count().clamp(2, 3));
         page.push_str(&format!("\n{depth} {name}\n\n```text\n{}\n```\n", text.trim_end()));
     }
     Ok(page)
+}
+
+/// The command that a help text is of: its usage up to the first option or argument. (A file's name has '-' for each space, and some
+/// commands have one of their own.)
+fn command_name(help: &str) -> Option<String> {
+    let usage = help.lines().find_map(|line| line.strip_prefix("Usage: "))?;
+    Some(usage.split(' ').take_while(|word| !word.starts_with(['[', '<', '-'])).collect::<Vec<_>>().join(" "))
 }
 
 /// Why a link of a page leads nowhere.

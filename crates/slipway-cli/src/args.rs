@@ -78,6 +78,7 @@ pub(crate) enum Command {
     Pull(cmd::pull::Args),
     Flash(cmd::flash::Args),
     Verify(cmd::verify::Args),
+    NbdExport(cmd::nbd_export::Args),
     #[command(subcommand)]
     Image(cmd::image::Command),
     #[command(subcommand)]

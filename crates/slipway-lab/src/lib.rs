@@ -5,6 +5,8 @@
 //! [`Root::Host`], this machine's files under an overlay that dies with the guest, or [`Root::Initramfs`], a few files that the test names.
 //! A [`GuestNet`] is a private network between the guest and this machine (needs root); without one the guest has only its loopback.
 //!
+//! [`packages_unpack`] brings programs that this machine does not have, as layers of the guest's root or as the root of a container in it.
+//!
 //! A guest that is dropped is stopped; one whose test was killed stops by itself, because its command channel ends. Only tests link this
 //! crate; nothing of it is needed at run time.
 
@@ -14,10 +16,12 @@ mod error;
 mod guest;
 mod kernel;
 mod net;
+mod packages;
 mod script;
 mod spec;
 
 pub use error::LabError;
 pub use guest::{Guest, Job, Output};
 pub use net::GuestNet;
+pub use packages::{Base, packages_unpack};
 pub use spec::{GuestFile, GuestSpec, Root, Share};

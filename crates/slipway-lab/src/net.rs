@@ -8,16 +8,19 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// This machine, as the guest sees it.
 const HOST_ADDRESS: &str = "10.99.0.1";
 /// The guest.
 pub(crate) const GUEST_ADDRESS: &str = "10.99.0.2";
 const TAP: &str = "tap0";
+/// How long a connection waits for the socket that it is meant for.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 const SETUP: &str = "set -e
 ip link set lo up
@@ -90,7 +93,8 @@ impl GuestNet {
         command
     }
 
-    /// Opens a TCP port on this machine's address in it, and joins each connection with one to a unix socket, which may come and go.
+    /// Opens a TCP port on this machine's address in it, and joins each connection with one to a unix socket, which may come and go: a
+    /// connection waits three seconds for it.
     /// Gives the port.
     ///
     /// # Errors
@@ -131,15 +135,27 @@ impl Drop for Forward {
     }
 }
 
-fn forward_run(listener: &TcpListener, socket: &PathBuf) {
+fn forward_run(listener: &TcpListener, socket: &Path) {
     while let Ok((tcp, _)) = listener.accept() {
-        // Nobody there: the guest sees its connection closed, as it would see one refused.
-        let Ok(unix) = UnixStream::connect(socket) else { continue };
-        let _ = tcp.set_nodelay(true);
-        if let (Ok(tcp2), Ok(unix2)) = (tcp.try_clone(), unix.try_clone()) {
-            std::thread::spawn(move || pump(tcp, unix, |unix| unix.shutdown(Shutdown::Write)));
-            std::thread::spawn(move || pump(unix2, tcp2, |tcp: &TcpStream| tcp.shutdown(Shutdown::Write)));
+        let socket = socket.to_owned();
+        std::thread::spawn(move || forward_join(tcp, &socket));
+    }
+}
+
+/// A server that is just being started again is waited for; then the guest sees its connection closed.
+fn forward_join(tcp: TcpStream, socket: &Path) {
+    let until = Instant::now() + PATIENCE;
+    let unix = loop {
+        match UnixStream::connect(socket) {
+            Ok(unix) => break unix,
+            Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            Err(_) => return,
         }
+    };
+    let _ = tcp.set_nodelay(true);
+    if let (Ok(tcp2), Ok(unix2)) = (tcp.try_clone(), unix.try_clone()) {
+        std::thread::spawn(move || pump(tcp, unix, |unix| unix.shutdown(Shutdown::Write)));
+        pump(unix2, tcp2, |tcp: &TcpStream| tcp.shutdown(Shutdown::Write));
     }
 }
 

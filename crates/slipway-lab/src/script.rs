@@ -5,7 +5,7 @@ use crate::cpio::Archive;
 use crate::kernel::Kernel;
 use crate::spec::{GuestFile, GuestSpec, Root, Share};
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A static busybox: the only program that an initramfs has by itself.
 const BUSYBOX: &str = "/bin/busybox";
@@ -47,7 +47,7 @@ pub(crate) fn boot_make(spec: &GuestSpec, kernel: &Kernel, folder: &Path) -> Res
     let mut init = String::from("#!/bin/busybox sh\nB=/bin/busybox\nset -e\ntrap '$B poweroff -f' EXIT\n");
     let archive = match &spec.root {
         Root::Host => {
-            init.push_str(&host_root(kernel));
+            init.push_str(&host_root(kernel, &spec.layers));
             None
         }
         Root::Initramfs(files) => {
@@ -79,14 +79,22 @@ pub(crate) fn boot_make(spec: &GuestSpec, kernel: &Kernel, folder: &Path) -> Res
 }
 
 /// This machine's files come read-only by hostfs; an overlay in memory on top becomes the root.
-fn host_root(kernel: &Kernel) -> String {
+fn host_root(kernel: &Kernel, layers: &[PathBuf]) -> String {
+    let mut mounts = String::new();
+    let mut lower = String::new();
+    for (number, layer) in layers.iter().enumerate() {
+        // Each is a mount of its own: an overlay refuses a lower folder that lies in another one.
+        let at = format!("/tmp/layer{number}");
+        share_mount(&mut mounts, &Share { host: layer.clone(), guest: at.clone().into(), writable: false });
+        lower.push_str(&format!("{at}:"));
+    }
     let modules = kernel.modules.display();
     format!(
         r#"$B mount -t proc proc /proc
 $B insmod {modules}/kernel/fs/overlayfs/overlay.ko
 $B mount -t tmpfs -o size=75% lab /tmp
 $B mkdir /tmp/upper /tmp/work /tmp/root
-$B mount -t overlay -o lowerdir=/,upperdir=/tmp/upper,workdir=/tmp/work lab /tmp/root
+{mounts}$B mount -t overlay -o lowerdir={lower}/,upperdir=/tmp/upper,workdir=/tmp/work lab /tmp/root
 $B umount /proc
 cd /tmp/root
 $B mkdir -p .old

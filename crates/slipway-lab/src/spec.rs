@@ -16,6 +16,8 @@ pub struct GuestSpec {
     pub modules: Vec<String>,
     /// Folders of this machine that it sees.
     pub shares: Vec<Share>,
+    /// For [`Root::Host`]: folders whose files lie over this machine's, the first one on top.
+    pub layers: Vec<PathBuf>,
     /// Its network beyond loopback.
     pub net: Option<Arc<GuestNet>>,
     /// More words for its kernel.
@@ -78,6 +80,7 @@ impl GuestSpec {
             memory_mib: 512,
             modules: Vec::new(),
             shares: Vec::new(),
+            layers: Vec::new(),
             net: None,
             kernel_words: Vec::new(),
             setup: String::new(),

@@ -95,7 +95,7 @@ fn root_guest_reaches_a_socket_of_this_machine() {
     let guest = Guest::boot(&GuestSpec::new(Root::Initramfs(Vec::new())).with_net(&net)).unwrap();
     let host = net.host_address();
     let ask = format!("head -c 2000000 /dev/zero | nc -w 5 {host} {port} | md5sum");
-    // Nobody listens yet: the connection ends at once and empty.
+    // Nobody listens: the connection ends, and is empty.
     let empty = guest.ok(&ask);
     let listener = UnixListener::bind(&socket).unwrap();
     let server = std::thread::spawn(move || {

@@ -1,7 +1,8 @@
 //! What to fetch or send, in which order, over how many connections.
 //!
 //! [`push()`] makes a version of a [`Source`]. [`RemoteContent`] finds a version; [`flash()`] makes a target hold it, [`target_verify`]
-//! compares, [`pull_file`] and [`pull_stream`] bring it here; [`RemoteReader`] reads it at any place. Threads read, hash and write; tasks wait for the network; bounded
+//! compares, [`pull_file`] and [`pull_stream`] bring it here; [`RemoteReader`] reads it at any place, and
+//! [`nbd_serve`] lets others do so. Threads read, hash and write; tasks wait for the network; bounded
 //! channels lie between them. Every future here wants a Tokio runtime with its timers and blocking threads.
 
 mod caps;
@@ -15,6 +16,7 @@ mod index;
 mod look;
 mod marks;
 mod moves;
+mod nbd;
 mod plan;
 mod pull;
 mod push;
@@ -32,6 +34,10 @@ pub use control::{Cancel, Control, Event, Step};
 pub use error::TransferError;
 pub use flash::{FlashOptions, Flashed, flash};
 pub use frames::{CacheUsage, FolderOptions, FrameCache};
+pub use nbd::{
+    NbdEvent, NbdExport, NbdExports, NbdLimits, NbdListener, NbdServed, NbdSocket, NbdSource, nbd_serve, nbd_tcp_uri,
+    nbd_unix_uri,
+};
 pub use pull::{Streamed, pull_file, pull_stream};
 pub use push::{PushOptions, Pushed, push};
 pub use reader::{ReaderOptions, RemoteReader, Stretch};

@@ -12,6 +12,7 @@ pub(crate) mod journal;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod man;
+pub(crate) mod nbd_export;
 pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
@@ -32,6 +33,7 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Pull(args) => pull::run(args, cx).await,
         Command::Flash(args) => flash::run(args, cx).await,
         Command::Verify(args) => verify::run(args, cx).await,
+        Command::NbdExport(args) => nbd_export::run(args, cx).await,
         Command::Image(command) => image::run(command, cx).await,
         Command::Channel(command) => channel::run(command, cx).await,
         Command::Login(args) => login::run(args, cx).await,
