@@ -28,6 +28,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("xz", "xz-utils"),
     tool("zstd", "zstd"),
     tool("gzip", "gzip"),
+    tool("zip", "zip"),
     tool("curl", "curl"),
     tool("strace", "strace"),
     tool("linux.uml", "user-mode-linux"),

@@ -4,6 +4,10 @@ use slipway_chunk::Fill;
 use std::io;
 
 use crate::detect::Archive;
+use crate::vdi::vdi_open;
+use crate::vhd::vhd_open;
+use crate::vhdx::vhdx_open;
+use crate::vmdk::vmdk_open;
 use crate::{Disk, DiskError, Qcow2, ReadAt};
 
 /// The format of a disk image.
@@ -81,16 +85,11 @@ pub fn disk_open(format: Format, container: Box<dyn ReadAt>, limits: &Limits) ->
     match format {
         Format::Raw => Ok(Box::new(RawDisk::open(container, limits)?)),
         Format::Qcow2 => Ok(Box::new(Qcow2::open(container, limits)?)),
-        Format::Vmdk => unread(format),
-        Format::Vhd => unread(format),
-        Format::Vhdx => unread(format),
-        Format::Vdi => unread(format),
+        Format::Vmdk => vmdk_open(container, limits),
+        Format::Vhd => vhd_open(container, limits),
+        Format::Vhdx => vhdx_open(container, limits),
+        Format::Vdi => vdi_open(container, limits),
     }
-}
-
-fn unread(format: Format) -> Result<Box<dyn Disk>, DiskError> {
-    let reason = "this build has no reader for it; convert it with 'qemu-img convert -O raw'".into();
-    Err(DiskError::Refused { format: format.title(), reason })
 }
 
 /// Bytes that are the disk.

@@ -4,16 +4,25 @@
 //! data names, and no number in the data decides an allocation without a cap.
 
 mod ahead;
+mod archive;
+mod blocks;
+mod container;
 mod detect;
 mod disk;
 pub mod gpt;
 mod image;
 pub mod mbr;
+mod names;
 mod probe;
 mod qcow2;
 mod stream;
+mod vdi;
+mod vhd;
+mod vhdx;
+mod vmdk;
 
 pub use ahead::DiskAhead;
+pub use archive::{Found, Inner, disk_find};
 pub use detect::{Archive, DETECT_HEAD_LEN, DETECT_TAIL_LEN, Detected, format_detect, head_detect, tail_detect};
 pub use disk::{Disk, DiskError, DiskReading, FileAt, ReadAt};
 pub use image::{Format, Limits, disk_open};
