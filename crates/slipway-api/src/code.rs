@@ -91,6 +91,8 @@ codes! {
     Internal = "internal", 500, 1;
     /// The stored bytes are damaged; the server refuses to send them.
     Damaged = "damaged", 500, 7;
+    /// This server does not do that yet; the title says what is missing.
+    NotImplemented = "not_implemented", 501, 1;
     /// The server is stopping, or its storage no longer takes writes.
     Unavailable = "unavailable", 503, 8;
     /// No space left, or the quota is used up.

@@ -46,6 +46,30 @@ pub enum FileSystem {
     Raw,
 }
 
+/// The form in which an image is taken and given where its raw bytes are not asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum FileType {
+    #[default]
+    Raw,
+    Qcow2,
+}
+
+/// How an image travels to the machines that use it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Transfer {
+    #[default]
+    Http,
+    Nbd,
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// Who may read an image besides its owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Sharing {
@@ -118,6 +142,15 @@ pub struct Image {
     pub compression: String,
     /// The disk it belongs on: a path, serial, WWN or rule.
     pub target_location: Option<String>,
+    /// False: it has one version, and an upload replaces that version's content.
+    #[serde(default = "yes")]
+    pub versioned: bool,
+    /// The form in which clients of the BAAS dialect send and get it.
+    #[serde(default)]
+    pub file_type: FileType,
+    /// How it travels to machines.
+    #[serde(default)]
+    pub transfer: Transfer,
     /// References of images it belongs with.
     pub associated: Vec<String>,
     /// Free text.
@@ -173,6 +206,15 @@ pub struct ImageNew {
     /// The disk it belongs on.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub target_location: Option<String>,
+    /// False makes an image of one version whose content is replaced by each upload; true if not given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub versioned: Option<bool>,
+    /// `raw` if not given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub file_type: Option<FileType>,
+    /// `http` if not given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub transfer: Option<Transfer>,
     /// References of images it belongs with.
     #[serde(default)]
     pub associated: Vec<String>,
@@ -202,6 +244,13 @@ pub struct ImageChange {
     pub compression: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub target_location: Option<String>,
+    /// Becomes false only while there is at most one version.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub versioned: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub file_type: Option<FileType>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub transfer: Option<Transfer>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub associated: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -19,7 +19,7 @@ pub mod wire;
 pub use client::{ApiError, BlobRange, Client, ClientConfig, CommitAnswer, ContentPut, ContentStream, ServerSeen};
 pub use code::Code;
 pub use image::{
-    Channel, ChannelSet, FileSystem, Image, ImageChange, ImageNew, ImageType, Sharing, SharingChange, Version,
+    Channel, ChannelSet, FileSystem, FileType, Image, ImageChange, ImageNew, ImageType, Sharing, SharingChange, Transfer, Version,
     VersionChange,
 };
 pub use name::{AccountName, ChannelName, NameError, Slug};

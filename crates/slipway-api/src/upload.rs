@@ -40,7 +40,7 @@ pub enum UploadState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UploadNew {
-    /// `owner/name`; the owner may be `me`. The image must exist.
+    /// `owner/name`, where the owner may be `me`, or the image's id. The image must exist.
     pub image: String,
     /// How the bytes come.
     pub format: UploadFormat,
@@ -105,7 +105,7 @@ pub struct FramesReceived {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// A new version.
+    /// A new version; of an image without versions, the new content of the one it has.
     Created,
     /// The newest version has the same root; none was made.
     Unchanged,

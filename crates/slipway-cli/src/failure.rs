@@ -219,6 +219,7 @@ fn command_hint(code: Code) -> Option<&'static str> {
         Code::Internal => Some("look for the request id in the server's log"),
         Code::Damaged => Some("an admin should run 'slipway check'; other versions may still be whole"),
         Code::TimedOut => Some("check the network between here and the server, then run the same command again"),
+        Code::NotImplemented => Some("the message says what the server lacks; a newer server may have it"),
         Code::Unavailable => Some("wait until the server is back, then run the same command again"),
         Code::InvalidRequest
         | Code::InvalidName

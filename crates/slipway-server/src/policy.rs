@@ -41,12 +41,16 @@ actions! {
     ImageCreate = "making";
     /// See an image, its versions and their bytes.
     ImageRead = "reading";
+    /// The same with the eyes of the BAAS dialect, in which moderators see every image.
+    ImageOversee = "seeing";
     /// Change an image's fields and channels, push versions.
     ImageWrite = "changing";
     /// Put an image or version into the trash, or take it out; see the trash.
     ImageDelete = "deleting";
     /// Change who may read it.
     ImageShare = "sharing";
+    /// Give it to another owner.
+    ImageGive = "giving away";
     /// Look at, fill, commit or drop an upload; on [`Object::Upload`].
     UploadUse = "using";
     /// List tasks; the list holds only what may be read.
@@ -69,6 +73,8 @@ actions! {
     UserChange = "changing";
     /// Make or delete a user, change a role, disable.
     UserAdmin = "administering";
+    /// Change or delete a user as the BAAS dialect has it: oneself, or a plain user for a moderator.
+    UserManage = "managing";
     /// Set a password: one's own with the old one, others' as an admin.
     PasswordSet = "setting the password of";
     /// List an account's tokens.
@@ -92,6 +98,8 @@ pub struct ImageObject<'a> {
     pub public: bool,
     /// Accounts that may read it now; those whose access still waits for a task are not among them.
     pub readers: &'a [Uuid],
+    /// It is of type system: what machines run, which moderators look after wherever it lies.
+    pub system_type: bool,
 }
 
 /// What somebody wants to do it to.
@@ -109,6 +117,8 @@ pub enum Object<'a> {
         owner_name: &'a str,
         /// The image's name.
         slug: &'a str,
+        /// It shall be of type system.
+        system_type: bool,
     },
     /// An image that does not exist, as it was asked for. Asking the policy about it gives the same answer as for an unseen one.
     NoImage {
@@ -139,6 +149,8 @@ pub enum Object<'a> {
         id: Uuid,
         /// Its name.
         name: &'a str,
+        /// What it may do.
+        role: Role,
     },
     /// A user that does not exist, as it was asked for.
     NoUser {
@@ -197,7 +209,7 @@ pub fn allowed(who: &Caller, action: Action, object: &Object<'_>) -> Result<(), 
     }
     let user = who.user.as_ref().ok_or_else(unauthenticated)?;
     scope_check(who, user, action, object)?;
-    let standing = Standing::of(user, object);
+    let standing = Standing::of(user, action, object);
     if !standing.sees {
         return Err(missing(&object.label()));
     }
@@ -219,27 +231,36 @@ struct Standing {
     sees: bool,
     owns: bool,
     of_system: bool,
+    system_type: bool,
+    /// It is a user whose role is below the caller's.
+    outranks: bool,
 }
 
 impl Standing {
-    fn of(user: &CallerUser, object: &Object<'_>) -> Self {
+    const NONE: Self = Self { sees: false, owns: false, of_system: false, system_type: false, outranks: false };
+
+    fn of(user: &CallerUser, action: Action, object: &Object<'_>) -> Self {
         let admin = user.role == Role::Admin;
         let moderator = user.role >= Role::Moderator;
         let image = |image: &ImageObject<'_>| {
             let owns = image.owner == user.id;
             let of_system = image.owner_name == SYSTEM;
-            Self {
-                sees: owns || of_system || image.public || admin || image.readers.contains(&user.id),
-                owns,
-                of_system,
-            }
+            let seen = owns || of_system || image.public || admin || image.readers.contains(&user.id);
+            let overseen = moderator && (image.system_type || action == Action::ImageOversee);
+            Self { sees: seen || overseen, owns, of_system, system_type: image.system_type, ..Self::NONE }
         };
         match object {
-            Object::Server => Self { sees: true, owns: false, of_system: false },
+            Object::Server => Self { sees: true, ..Self::NONE },
             Object::Image(facts) => image(facts),
-            Object::Name { owner, owner_name, .. } => {
+            Object::Name { owner, owner_name, system_type, .. } => {
                 // The names of accounts are no secret to who already has one: they stand in every shared reference.
-                Self { sees: true, owns: *owner == user.id, of_system: *owner_name == SYSTEM }
+                Self {
+                    sees: true,
+                    owns: *owner == user.id,
+                    of_system: *owner_name == SYSTEM,
+                    system_type: *system_type,
+                    ..Self::NONE
+                }
             }
             Object::Upload { maker, image: facts, .. } => {
                 let own = *maker == user.id;
@@ -248,17 +269,19 @@ impl Standing {
                     sees: (own && of_image.sees) || admin,
                     owns: own && of_image.owns,
                     of_system: own && of_image.of_system,
+                    system_type: own && of_image.system_type,
+                    ..Self::NONE
                 }
             }
             Object::Task { maker, .. } => {
                 let owns = *maker == Some(user.id);
-                Self { sees: owns || moderator, owns, of_system: false }
+                Self { sees: owns || moderator, owns, ..Self::NONE }
             }
-            Object::User { id, .. } => {
+            Object::User { id, role, .. } => {
                 let owns = *id == user.id;
-                Self { sees: owns || moderator, owns, of_system: false }
+                Self { sees: owns || moderator, owns, outranks: user.role > *role, ..Self::NONE }
             }
-            Object::NoImage { .. } | Object::NoUser { .. } => Self { sees: false, owns: false, of_system: false },
+            Object::NoImage { .. } | Object::NoUser { .. } => Self::NONE,
         }
     }
 }
@@ -271,13 +294,18 @@ fn role_need(user: &CallerUser, standing: Standing, action: Action) -> Option<&'
     let (fine, need) = match action {
         Action::Identify | Action::ImageList | Action::TaskList => (true, ""),
         // Who sees an image may read it; who sees a task may follow it.
-        Action::ImageRead | Action::TaskRead | Action::UserRead => (true, ""),
+        Action::ImageRead | Action::ImageOversee | Action::TaskRead | Action::UserRead => (true, ""),
         Action::ImageCreate | Action::ImageWrite | Action::ImageDelete | Action::ImageShare | Action::UploadUse => {
-            let need = match standing.of_system {
-                true => "role moderator or admin, because it belongs to the system",
-                false => "its owner or role admin",
-            };
-            (standing.owns || of_system || admin, need)
+            match (standing.of_system, standing.system_type) {
+                (true, _) => (of_system, "role moderator or admin, because it belongs to the system"),
+                // Machines run what such an image holds, whoever owns it.
+                (false, true) => (moderator, "role moderator or admin, because it is of type system"),
+                (false, false) => (standing.owns || admin, "its owner or role admin"),
+            }
+        }
+        Action::ImageGive => (admin, "role admin"),
+        Action::UserManage => {
+            (standing.owns || admin || standing.outranks, "the user themselves, role admin, or role moderator for a plain user")
         }
         Action::TaskCancel => (standing.owns || admin, "its maker or role admin"),
         Action::StoreCare | Action::JournalRead | Action::MetricsRead | Action::UserAdmin => (admin, "role admin"),
@@ -298,10 +326,10 @@ fn scope_need(user: &CallerUser, action: Action, object: &Object<'_>) -> &'stati
             Object::Task { maker, .. } if *maker == Some(user.id) => &[],
             _ => &[Verb::Store],
         },
-        Action::ImageList | Action::ImageRead => &[Verb::ImageRead],
+        Action::ImageList | Action::ImageRead | Action::ImageOversee => &[Verb::ImageRead],
         Action::ImageCreate | Action::ImageWrite | Action::UploadUse => &[Verb::ImageWrite],
         Action::ImageDelete => &[Verb::ImageDelete],
-        Action::ImageShare => &[Verb::ImageShare],
+        Action::ImageShare | Action::ImageGive => &[Verb::ImageShare],
         // Cancelling one's own import goes with pushing; what others asked for is care of the store.
         Action::TaskCancel => match object {
             Object::Task { maker: Some(maker), .. } if *maker == user.id => &[Verb::ImageWrite, Verb::Store],
@@ -316,6 +344,7 @@ fn scope_need(user: &CallerUser, action: Action, object: &Object<'_>) -> &'stati
         Action::UserList
         | Action::UserChange
         | Action::UserAdmin
+        | Action::UserManage
         | Action::PasswordSet
         | Action::TokenList
         | Action::TokenMake
@@ -372,32 +401,38 @@ mod tests {
     }
 
     fn image(kind: &str) -> ImageObject<'static> {
-        let private = ImageObject { owner: OWNER, owner_name: "owner", slug: "os", public: false, readers: &[] };
+        let private = ImageObject { owner: OWNER, owner_name: "owner", slug: "os", public: false, readers: &[], system_type: false };
         match kind {
             "private" => private,
             "shared" => ImageObject { readers: &[READER], ..private },
             "public" => ImageObject { public: true, ..private },
+            "os" => ImageObject { system_type: true, ..private },
             _ => ImageObject { owner: SYSTEM_ID, owner_name: SYSTEM, ..private },
         }
     }
 
     /// What an action is done to, in all the states that matter to it.
     fn objects(action: Action) -> Vec<(&'static str, Object<'static>)> {
-        let images = ["private", "shared", "public", "system"];
+        let images = ["private", "shared", "public", "system", "os"];
         match action {
-            Action::ImageRead | Action::ImageWrite | Action::ImageDelete | Action::ImageShare => {
+            Action::ImageRead
+            | Action::ImageOversee
+            | Action::ImageWrite
+            | Action::ImageDelete
+            | Action::ImageShare
+            | Action::ImageGive => {
                 images.map(|kind| (kind, Object::Image(image(kind)))).to_vec()
             }
-            Action::ImageCreate => ["private", "system"]
+            Action::ImageCreate => ["private", "system", "os"]
                 .map(|kind| {
-                    let ImageObject { owner, owner_name, slug, .. } = image(kind);
-                    (kind, Object::Name { owner, owner_name, slug })
+                    let ImageObject { owner, owner_name, slug, system_type, .. } = image(kind);
+                    (kind, Object::Name { owner, owner_name, slug, system_type })
                 })
                 .to_vec(),
             // Uploads begun by the owner, and one into the system's image begun by staff.
             Action::UploadUse => images
                 .map(|kind| {
-                    let maker = if kind == "system" { STAFF } else { OWNER };
+                    let maker = if matches!(kind, "system" | "os") { STAFF } else { OWNER };
                     (kind, Object::Upload { id: Uuid::nil(), maker, image: image(kind) })
                 })
                 .to_vec(),
@@ -411,7 +446,10 @@ mod tests {
             | Action::PasswordSet
             | Action::TokenList
             | Action::TokenMake
-            | Action::TokenRevoke => vec![("private", Object::User { id: OWNER, name: "owner" })],
+            | Action::TokenRevoke => vec![("private", Object::User { id: OWNER, name: "owner", role: Role::User })],
+            Action::UserManage => [("private", Role::User), ("equal", Role::Moderator), ("above", Role::Admin)]
+                .map(|(kind, role)| (kind, Object::User { id: OWNER, name: "owner", role }))
+                .to_vec(),
             Action::Identify
             | Action::ImageList
             | Action::TaskList
@@ -489,7 +527,7 @@ mod tests {
             }
         }
         let other = caller("other", Scopes::all());
-        let unseen = allowed(&other, Action::UserRead, &Object::User { id: OWNER, name: "owner" }).unwrap_err();
+        let unseen = allowed(&other, Action::UserRead, &Object::User { id: OWNER, name: "owner", role: Role::User }).unwrap_err();
         assert_eq!(unseen, allowed(&other, Action::UserRead, &Object::NoUser { name: "owner" }).unwrap_err());
         assert_eq!(unseen, missing("user owner"));
         // Not even the server or an admin may act on what is not there.

@@ -105,17 +105,22 @@ pub(crate) fn problem(mut problem: Problem, request_id: &str) -> Response<Body> 
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     let mut answer = response(status, Body::from(body));
     header_set(&mut answer, CONTENT_TYPE, "application/problem+json");
+    problem_headers(&mut answer, &problem);
+    answer
+}
+
+/// What a problem says in headers, whatever its body looks like.
+pub(crate) fn problem_headers(answer: &mut Response<Body>, problem: &Problem) {
     match problem.code {
-        Code::Unauthenticated => header_set(&mut answer, WWW_AUTHENTICATE, "Bearer realm=\"slipway\""),
+        Code::Unauthenticated => header_set(answer, WWW_AUTHENTICATE, "Bearer realm=\"slipway\""),
         Code::SlowDown | Code::Unavailable => {
-            header_set(&mut answer, RETRY_AFTER, problem.retry_after.unwrap_or(5).to_string());
+            header_set(answer, RETRY_AFTER, problem.retry_after.unwrap_or(5).to_string());
         }
         Code::OffsetMismatch => {
             if let Some(offset) = problem.offset {
-                header_set(&mut answer, HeaderName::from_static("upload-offset"), offset.to_string());
+                header_set(answer, HeaderName::from_static("upload-offset"), offset.to_string());
             }
         }
         _ => {}
     }
-    answer
 }

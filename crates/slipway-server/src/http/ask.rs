@@ -29,6 +29,13 @@ pub(crate) struct Ask {
 /// The variable parts of a path, decoded.
 pub(crate) type Params = Vec<(&'static str, String)>;
 
+/// A header as text; one that is no text is refused rather than ignored.
+pub(crate) fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Problem> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let bad = |_| Problem::new(Code::InvalidRequest, format!("the header {name} is not plain text")).field(name);
+    value.to_str().map(Some).map_err(bad)
+}
+
 impl Ask {
     /// What rules are given.
     pub(crate) fn core(&self) -> &Core {
@@ -45,9 +52,7 @@ impl Ask {
 
     /// A header as text; one that is no text is refused rather than ignored.
     pub(crate) fn header(&self, name: &str) -> Result<Option<&str>, Problem> {
-        let Some(value) = self.head.headers.get(name) else { return Ok(None) };
-        let bad = |_| Problem::new(Code::InvalidRequest, format!("the header {name} is not plain text")).field(name);
-        value.to_str().map(Some).map_err(bad)
+        header_text(&self.head.headers, name)
     }
 
     /// A part of the path. The table names only parts that its pattern has, which a test holds.

@@ -9,6 +9,7 @@ pub(crate) mod failure;
 pub(crate) mod inbound;
 pub(crate) mod json;
 mod line;
+pub(crate) mod multipart;
 pub(crate) mod path;
 pub(crate) mod range;
 pub(crate) mod repr;

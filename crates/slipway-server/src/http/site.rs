@@ -31,6 +31,7 @@ use super::watch::Pulse;
 use crate::capability::CapabilityKey;
 use crate::core::{Caller, Core};
 use crate::metrics::Metrics;
+use crate::routes::baas;
 use crate::routes::table::{Access, Route, routes};
 use crate::rules::store_problem::store_problem;
 use crate::rules::token::token_authenticate;
@@ -122,7 +123,10 @@ impl Answer for Site {
             Ok(response) => response,
             Err((problem, allow)) => {
                 line.problem = Some(problem.title.clone());
-                let mut response = answer::problem(problem, &line.request_id);
+                let mut response = match baas::path_is(&line.path) {
+                    true => baas::problem_plain(&problem),
+                    false => answer::problem(problem, &line.request_id),
+                };
                 if let Some(allow) = allow {
                     header_set(&mut response, ALLOW, allow);
                 }
@@ -165,6 +169,9 @@ impl Site {
         let plain = |problem: Problem| (problem, None);
         let (route, params) = match found {
             Found::Route(route, params) => (route, params),
+            Found::Nothing if let Some(answer) = baas::slash_redirect(&head.uri, |path| {
+                !matches!(route_find(&head.method, path), Found::Nothing)
+            }) => return Ok(answer),
             Found::Nothing => return Err(plain(Problem::new(Code::NotFound, "there is nothing at this path"))),
             Found::OtherMethods(allow) => {
                 let title = format!("this path does not take {}; it takes {allow}", head.method);

@@ -71,6 +71,30 @@ fn cut_off() -> Problem {
     Problem::new(Code::InvalidRequest, "reading the request body: it was cut off")
 }
 
+/// Where the pieces of a body come from: the request itself, or a part of it.
+pub(crate) trait Inflow: Send {
+    /// The length that was announced, if it was.
+    fn announced(&self) -> Option<u64>;
+    /// Bytes so far.
+    fn received(&self) -> u64;
+    /// The next piece, or none at the end. What is cut off is an error, never an end.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, Problem>> + Send;
+}
+
+impl Inflow for Inbound {
+    fn announced(&self) -> Option<u64> {
+        Inbound::announced(self)
+    }
+
+    fn received(&self) -> u64 {
+        Inbound::received(self)
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        Inbound::next(self).await
+    }
+}
+
 impl BodyPump {
     /// Is cut when the body ends before its end, at once and not only when all that came before has been read.
     pub(crate) fn cut(&self) -> Cut {
@@ -78,7 +102,7 @@ impl BodyPump {
     }
 
     /// Sends a whole body, at most `max` bytes of it. Ends early when the reader is gone: then it knows why.
-    pub(crate) async fn run(mut self, mut body: Inbound, max: u64, site: &Site) {
+    pub(crate) async fn run(mut self, mut body: impl Inflow, max: u64, site: &Site) {
         if body.announced().is_some_and(|len| len > max) {
             self.cut.cut(too_large(max));
             let _ = self.pieces.send(Piece::Broken(too_large(max))).await;

@@ -66,7 +66,7 @@ pub(crate) async fn content_put(ask: Ask) -> Answered {
         source_format: None,
         digest: None,
     };
-    let checks = FillChecks { root: query.root, digest: query.digest };
+    let checks = FillChecks { root: query.root, digest: query.digest, replace: false };
     let _seat = body_seat()?;
     let (pump, reader) = body_channel(check);
     let Ask { site, who, body, .. } = ask;

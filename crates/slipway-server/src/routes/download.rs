@@ -5,17 +5,19 @@ use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     ETAG, HeaderName, RANGE, VARY,
 };
-use axum::http::{Response, StatusCode};
+use axum::http::request::Parts;
+use axum::http::{Method, Response, StatusCode};
 use bytes::Bytes;
 use slipway_api::Problem;
 use slipway_store::ContentReader;
 
 use crate::http::answer::{self, Answered, header_set};
-use crate::http::ask::Ask;
+use crate::http::ask::{Ask, header_text};
 use crate::http::encode::{Coding, Encoded};
 use crate::http::failure::blocking;
 use crate::http::range::{Wanted, range_read};
 use crate::http::repr::{REPR_DIGEST, repr_sha256};
+use crate::http::site::Site;
 use crate::http::stream::{Pieces, body_of};
 use crate::http::tag;
 use crate::rules;
@@ -29,26 +31,42 @@ const ACT: &str = "reading a version";
 
 pub(crate) async fn version_content(ask: Ask) -> Answered {
     let content = rules::version::version_content(ask.core(), &ask.who, &ask.image()?, &ask.pick()?).await?;
+    let file = format!("attachment; filename=\"{}-{}.img\"", ask.param("slug"), content.version.number);
+    let how = Given { coding: Coding::wanted(ask.headers()), media: "application/octet-stream", disposition: file };
+    content_answer(&ask.site, &ask.head, &content, how).await
+}
+
+/// In which form bytes are given.
+pub(super) struct Given {
+    pub(super) coding: Coding,
+    pub(super) media: &'static str,
+    pub(super) disposition: String,
+}
+
+/// The bytes of a content that the caller was found to be allowed to read: whole, a range of the raw ones, or coded.
+pub(super) async fn content_answer(site: &Site, head: &Parts, content: &VersionContent, how: Given) -> Answered {
+    let Given { coding, media, disposition } = how;
+    let headers = &head.headers;
     let (root, size) = (content.version.root, content.version.size);
-    let coding = Coding::wanted(ask.headers());
     let tag = match coding.name() {
         None => format!("\"{root}\""),
         Some(name) => format!("\"{root}-{name}\""),
     };
-    if tag::none_match(ask.headers(), &tag) {
+    if tag::none_match(headers, &tag) {
         let mut answer = answer::response(StatusCode::NOT_MODIFIED, Body::empty());
-        common_headers(&mut answer, &tag, &content);
+        common_headers(&mut answer, &tag, content);
         return Ok(answer);
     }
-    let range = ask.header(RANGE.as_str())?.filter(|_| tag::range_holds(ask.headers(), &tag));
+    let range = header_text(headers, RANGE.as_str())?;
+    let range = range.filter(|_| coding == Coding::Identity && tag::range_holds(headers, &tag));
     let (status, from, len) = match range_read(range, size)? {
         Wanted::All => (StatusCode::OK, 0, size),
         Wanted::Part { from, len } => (StatusCode::PARTIAL_CONTENT, from, len),
     };
-    let body = match ask.is_head() {
+    let body = match head.method == Method::HEAD {
         true => Body::empty(),
         false => {
-            let (core, spaces) = (ask.site.core.clone(), content.spaces.clone());
+            let (core, spaces) = (site.core.clone(), content.spaces.clone());
             let reader = blocking(ACT, move || {
                 core.store.content_open(&spaces, &root, &core.ledger()).map_err(|error| store_problem(ACT, error))
             })
@@ -64,10 +82,9 @@ pub(crate) async fn version_content(ask: Ask) -> Answered {
         }
     };
     let mut answer = answer::response(status, body);
-    common_headers(&mut answer, &tag, &content);
-    header_set(&mut answer, CONTENT_TYPE, "application/octet-stream");
-    let file = format!("attachment; filename=\"{}-{}.img\"", ask.param("slug"), content.version.number);
-    header_set(&mut answer, CONTENT_DISPOSITION, file);
+    common_headers(&mut answer, &tag, content);
+    header_set(&mut answer, CONTENT_TYPE, media);
+    header_set(&mut answer, CONTENT_DISPOSITION, disposition);
     match coding.name() {
         Some(name) => header_set(&mut answer, CONTENT_ENCODING, name),
         None => {

@@ -1,5 +1,6 @@
 //! The routes: shape in, rules, shape out. Only here and in `http` is anything known of HTTP.
 
+pub(crate) mod baas;
 mod blobs;
 mod channels;
 mod content;

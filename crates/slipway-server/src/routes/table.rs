@@ -14,7 +14,7 @@ use slipway_api::{
 
 use super::shape::{Param, Params, Shape, json, page, params};
 use super::{
-    blobs, channels, content, docs, download, facts, images, parts, people, sessions, spool, store, tasks, tokens,
+    baas, blobs, channels, content, docs, download, facts, images, parts, people, sessions, spool, store, tasks, tokens,
     uploads, versions,
 };
 use crate::http::answer::Answered;
@@ -52,22 +52,22 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    fn query<T: utoipa::IntoParams>(mut self) -> Self {
+    pub(super) fn query<T: utoipa::IntoParams>(mut self) -> Self {
         self.query = Some(params::<T>());
         self
     }
 
-    fn extra(mut self, extra: &'static [Param]) -> Self {
+    pub(super) fn extra(mut self, extra: &'static [Param]) -> Self {
         self.extra = extra;
         self
     }
 
-    fn body(mut self, body: Shape) -> Self {
+    pub(super) fn body(mut self, body: Shape) -> Self {
         self.body = body;
         self
     }
 
-    fn gives(mut self, status: u16, shape: Shape) -> Self {
+    pub(super) fn gives(mut self, status: u16, shape: Shape) -> Self {
         self.answers.push((status, shape));
         self
     }
@@ -84,15 +84,17 @@ pub(crate) fn routes() -> &'static [Route] {
         all.extend(byte_rows());
         all.extend(upload_rows());
         all.extend(care_rows());
+        all.extend(baas::rows());
         all
     });
     &ROUTES
 }
 
+/// A row without shapes.
 macro_rules! row {
     ($method:ident $path:literal, $access:expr, $id:ident, $handler:path, $about:literal) => {
         Route {
-            method: Method::$method,
+            method: axum::http::Method::$method,
             path: $path,
             access: $access,
             id: stringify!($id),
@@ -106,10 +108,12 @@ macro_rules! row {
     };
 }
 
-const OPEN: Access = Access::Open;
-const USER: Access = Access::Role(Role::User);
-const MODERATOR: Access = Access::Role(Role::Moderator);
-const ADMIN: Access = Access::Role(Role::Admin);
+pub(super) use row;
+
+pub(super) const OPEN: Access = Access::Open;
+pub(super) const USER: Access = Access::Role(Role::User);
+pub(super) const MODERATOR: Access = Access::Role(Role::Moderator);
+pub(super) const ADMIN: Access = Access::Role(Role::Admin);
 const NOTHING: Shape = Shape::Nothing;
 const BINARY: Shape = Shape::Bytes(MEDIA);
 const RAW: Shape = Shape::Bytes("application/octet-stream");
@@ -218,7 +222,8 @@ fn version_rows() -> Vec<Route> {
             "Puts a version into the trash")
             .gives(204, NOTHING),
         row!(POST "/api/v1/images/{owner}/{slug}/versions/{version}/restore", USER, version_restore, versions::version_restore,
-            "Takes a version out of the trash")
+            "Takes a version out of the trash, or puts a content that another took the place of back under its number")
+            .extra(&[("content", "The replaced content, as the journal names it", "string")])
             .gives(200, json::<Version>()),
         row!(POST "/api/v1/images/{owner}/{slug}/versions/{version}/findings", USER, finding_report, versions::finding_report,
             "Tells that a chunk was not what its id says; the pack is checked")
@@ -345,7 +350,9 @@ mod tests {
             assert!(!route.answers.is_empty(), "{} says nothing of its answers", route.id);
             assert!(!route.about.is_empty() && !route.about.ends_with('.'), "{}", route.id);
             for name in path_params(route.path) {
-                let known = ["owner", "slug", "version", "index", "id", "name", "space", "pack", "file"];
+                let known = [
+                    "owner", "slug", "version", "index", "id", "name", "space", "pack", "file", "uuid", "image_name", "mac",
+                ];
                 assert!(known.contains(&name), "{} has a part {name} that no handler reads", route.id);
             }
             // Everything that changes something needs a user, but for the two ways to become one.

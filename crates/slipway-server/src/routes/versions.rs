@@ -2,7 +2,9 @@
 
 use axum::http::header::IF_MATCH;
 use axum::http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 use slipway_api::{Code, FindingReport, ImageRef, PageQuery, Problem, VersionPick};
+use uuid::Uuid;
 
 use crate::core::{Caller, Core};
 use crate::http::answer::{self, Answered};
@@ -51,12 +53,23 @@ pub(crate) async fn version_trash(ask: Ask) -> Answered {
     answer::nothing()
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RestoreQuery {
+    content: Option<Uuid>,
+}
+
 pub(crate) async fn version_restore(ask: Ask) -> Answered {
+    let query: RestoreQuery = ask.query()?;
     let VersionPick::Number(number) = ask.pick()? else {
         let title = "a version in the trash is named by its number";
         return Err(Problem::new(Code::InvalidRequest, title).field("version"));
     };
-    let version = rules::trash::version_restore(ask.core(), &ask.who, &ask.image()?, number).await?;
+    let image = ask.image()?;
+    let version = match query.content {
+        None => rules::trash::version_restore(ask.core(), &ask.who, &image, number).await?,
+        Some(content) => rules::content::content_restore(ask.core(), &ask.who, &image, number, content).await?,
+    };
     answer::json(StatusCode::OK, &version)
 }
 

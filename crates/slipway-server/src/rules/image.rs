@@ -5,7 +5,7 @@ use crate::db::{DbError, Tx, TxError, sql, tx, word_of};
 use crate::policy::{self, Action, Object, SYSTEM};
 use crate::rules::idempotency::{idempotency_begin, idempotency_finish};
 use crate::rules::image_row::{
-    IMAGE_SELECT, ImageRow, image_find, image_find_locked, image_to_wire, images_to_wire, public_space, readers_load,
+    IMAGE_SELECT, ImageBy, ImageRow, image_find, image_find_locked, image_to_wire, images_to_wire, public_space, readers_load,
 };
 use crate::rules::owner::{Owner, owner_find, owner_name, server_allowed};
 use crate::rules::page::{cursor_decode, cursor_encode, like_anywhere, limit_check, page_of};
@@ -14,7 +14,8 @@ use crate::rules::text::{
 };
 use crate::rules::version::versions_of;
 use serde_json::json;
-use slipway_api::{AccountName, Code, Image, ImageChange, ImageNew, ImageRef, Page, PageQuery, Problem, Role};
+use slipway_api::{AccountName, Code, Image, ImageChange, ImageNew, ImageRef, ImageType, Page, PageQuery, Problem, Role};
+use slipway_store::SpaceId;
 use std::str::FromStr;
 use uuid::Uuid;
 
@@ -26,11 +27,17 @@ fn taken(owner: &str, slug: &str) -> Problem {
         .hint("choose another name; one in the trash keeps its name until its grace is over")
 }
 
-/// Makes an image.
-pub async fn image_create(core: &Core, who: &Caller, new: ImageNew) -> Result<Image, Problem> {
-    let reference = ImageRef::from_str(&new.reference)
-        .map_err(|error| Problem::new(Code::InvalidName, format!("{error}")).field("ref"))?;
-    let title = new.title.clone().unwrap_or_else(|| reference.slug.to_string());
+/// A new image's fields, checked.
+pub(crate) struct ImageChecked<'a> {
+    new: &'a ImageNew,
+    title: String,
+    compression: String,
+    associated: Vec<String>,
+}
+
+/// Checks all fields but the reference; `slug` is the title where none was given.
+pub(crate) fn image_new_check<'a>(who: &Caller, new: &'a ImageNew, slug: &str) -> Result<ImageChecked<'a>, Problem> {
+    let title = new.title.clone().unwrap_or_else(|| slug.to_owned());
     let compression = new.compression.clone().unwrap_or_else(|| "zstd".to_owned());
     title_check(&title)?;
     description_check(&new.description)?;
@@ -40,39 +47,67 @@ pub async fn image_create(core: &Core, who: &Caller, new: ImageNew) -> Result<Im
         text_check("target_location", location, 255, false)?;
     }
     let associated = associated_check(new.associated.clone(), who.user.as_ref().map(|user| user.name.as_str()))?;
+    Ok(ImageChecked { new, title, compression, associated })
+}
+
+/// The spaces of a new image of this owner.
+pub(crate) fn spaces_of_new(owner: &Owner) -> Vec<SpaceId> {
+    match owner.name == SYSTEM {
+        true => vec![public_space()],
+        false => vec![owner.space()],
+    }
+}
+
+/// Inserts an image's row and gives its id; none if the name is taken.
+pub(crate) async fn image_insert(
+    tx: &mut Tx,
+    owner: &Owner,
+    slug: &str,
+    image: &ImageChecked<'_>,
+) -> Result<Option<Uuid>, DbError> {
+    let (id, now, new) = (Uuid::now_v7(), tx.now(), image.new);
+    let insert =
+        sql("INSERT INTO image (id, account_id, slug, title, image_type, file_system, compression, target_location, \
+         associated, description, labels, spaces, public, versioned, file_type, transfer, protected, next_number, \
+         created_at, updated_at, revision) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 0, 0, $17, $17, 1) \
+         ON CONFLICT (account_id, slug) DO NOTHING")
+        .bind(id)
+        .bind(owner.id)
+        .bind(slug)
+        .bind(&image.title)
+        .bind(word_of(&new.image_type.unwrap_or_default()))
+        .bind(new.file_system.as_ref().map(word_of))
+        .bind(&image.compression)
+        .bind(new.target_location.clone())
+        .bind(json!(image.associated).to_string())
+        .bind(&new.description)
+        .bind(json!(new.labels).to_string())
+        .bind(json!(spaces_of_new(owner)).to_string())
+        .bind(owner.name == SYSTEM)
+        .bind(new.versioned.unwrap_or(true))
+        .bind(word_of(&new.file_type.unwrap_or_default()))
+        .bind(word_of(&new.transfer.unwrap_or_default()))
+        .bind(now);
+    if tx.run(insert).await? == 0 {
+        return Ok(None);
+    }
+    tx.journal("image_create", format!("{}/{slug}", owner.name), json!({ "id": id }));
+    Ok(Some(id))
+}
+
+/// Makes an image.
+pub async fn image_create(core: &Core, who: &Caller, new: ImageNew) -> Result<Image, Problem> {
+    let reference = ImageRef::from_str(&new.reference)
+        .map_err(|error| Problem::new(Code::InvalidName, format!("{error}")).field("ref"))?;
+    let slug = reference.slug.as_str();
+    let checked = image_new_check(who, &new, slug)?;
     let made: Result<Image, TxError> = tx!(&core.db, who, |tx| {
-        let owner = owner_of_new(tx, who, &reference).await?;
+        let owner = owner_of_new(tx, who, &reference.owner, slug, new.image_type).await?;
         if let Some(answer) = idempotency_begin(tx, who).await? {
             return Ok(answer);
         }
-        let id = Uuid::now_v7();
-        let spaces = match owner.name == SYSTEM {
-            true => vec![public_space()],
-            false => vec![owner.space()],
-        };
-        let now = tx.now();
-        let insert = sql("INSERT INTO image (id, account_id, slug, title, image_type, file_system, compression, target_location, \
-             associated, description, labels, spaces, public, protected, next_number, created_at, updated_at, revision) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, 0, $14, $14, 1) \
-             ON CONFLICT (account_id, slug) DO NOTHING")
-        .bind(id)
-        .bind(owner.id)
-        .bind(reference.slug.as_str())
-        .bind(&title)
-        .bind(word_of(&new.image_type.unwrap_or_default()))
-        .bind(new.file_system.as_ref().map(word_of))
-        .bind(&compression)
-        .bind(new.target_location.clone())
-        .bind(json!(associated).to_string())
-        .bind(&new.description)
-        .bind(json!(new.labels).to_string())
-        .bind(json!(spaces).to_string())
-        .bind(owner.name == SYSTEM)
-        .bind(now);
-        if tx.run(insert).await? == 0 {
-            return Err(taken(&owner.name, reference.slug.as_str()).into());
-        }
-        tx.journal("image_create", format!("{}/{}", owner.name, reference.slug), json!({ "id": id }));
+        let id = image_insert(tx, &owner, slug, &checked).await?.ok_or_else(|| taken(&owner.name, slug))?;
         let row = crate::rules::image_row::image_by_id(tx, &id).await?;
         let row = row.ok_or_else(|| policy::missing(&format!("image {id}")))?;
         let image = image_to_wire(tx, who, row).await?;
@@ -82,22 +117,25 @@ pub async fn image_create(core: &Core, who: &Caller, new: ImageNew) -> Result<Im
     Ok(made?)
 }
 
-/// The account that a new image shall belong to, if the caller may make one there.
-async fn owner_of_new(tx: &mut Tx, who: &Caller, reference: &ImageRef) -> Result<Owner, TxError> {
-    let name = owner_name(who, &reference.owner)?;
-    let slug = reference.slug.as_str();
+/// The account that a new image shall belong to, if the caller may make one of this type there.
+pub(crate) async fn owner_of_new(
+    tx: &mut Tx,
+    who: &Caller,
+    owner: &str,
+    slug: &str,
+    image_type: Option<ImageType>,
+) -> Result<Owner, TxError> {
+    let name = owner_name(who, owner)?;
+    let system_type = image_type == Some(ImageType::System);
+    let object = |owner: Uuid| Object::Name { owner, owner_name: name, slug, system_type };
     match owner_find(tx, name).await? {
         Some(owner) => {
-            policy::allowed(
-                who,
-                Action::ImageCreate,
-                &Object::Name { owner: owner.id, owner_name: &owner.name, slug },
-            )?;
+            policy::allowed(who, Action::ImageCreate, &object(owner.id))?;
             Ok(owner)
         }
         // Only who may make images everywhere learns that there is no such account.
         None => {
-            policy::allowed(who, Action::ImageCreate, &Object::Name { owner: Uuid::max(), owner_name: name, slug })?;
+            policy::allowed(who, Action::ImageCreate, &object(Uuid::max()))?;
             Err(policy::missing(&Object::NoUser { name }.label()).into())
         }
     }
@@ -203,15 +241,18 @@ async fn image_batch(
 pub async fn image_change(
     core: &Core,
     who: &Caller,
-    reference: &ImageRef,
+    image: impl Into<ImageBy<'_>>,
     change: ImageChange,
     if_match: Option<u64>,
 ) -> Result<Image, Problem> {
+    let image = image.into();
     let associated = change_check(who, &change)?;
     let changed: Result<Image, TxError> = tx!(&core.db, who, |tx| {
-        let mut row = image_find_locked(tx, who, reference, Action::ImageWrite).await?;
+        let mut row = image_find_locked(tx, who, image, Action::ImageWrite).await?;
         row.trash_check()?;
         row.revision_check(if_match)?;
+        type_check(who, &row, &change)?;
+        versioned_check(tx, &row, &change).await?;
         if let Some(slug) = change.slug.as_ref().filter(|slug| slug.as_str() != row.slug) {
             let clash =
                 sql("SELECT id FROM image WHERE account_id = $1 AND slug = $2").bind(row.owner.id).bind(slug.as_str());
@@ -219,7 +260,12 @@ pub async fn image_change(
                 return Err(taken(&row.owner.name, slug.as_str()).into());
             }
             // A token for one image must not take over the name of another.
-            let renamed = Object::Name { owner: row.owner.id, owner_name: &row.owner.name, slug: slug.as_str() };
+            let renamed = Object::Name {
+                owner: row.owner.id,
+                owner_name: &row.owner.name,
+                slug: slug.as_str(),
+                system_type: row.image_type == ImageType::System,
+            };
             policy::allowed(who, Action::ImageCreate, &renamed)?;
         }
         let before = row.reference();
@@ -227,7 +273,7 @@ pub async fn image_change(
         let update =
             sql("UPDATE image SET slug = $1, title = $2, image_type = $3, file_system = $4, compression = $5, \
              target_location = $6, associated = $7, description = $8, labels = $9, protected = $10, updated_at = $11, \
-             revision = revision + 1 WHERE id = $12")
+             versioned = $13, file_type = $14, transfer = $15, revision = revision + 1 WHERE id = $12")
             .bind(&row.slug)
             .bind(&row.title)
             .bind(word_of(&row.image_type))
@@ -239,7 +285,10 @@ pub async fn image_change(
             .bind(json!(row.labels).to_string())
             .bind(row.protected)
             .bind(tx.now())
-            .bind(row.id);
+            .bind(row.id)
+            .bind(row.versioned)
+            .bind(word_of(&row.file_type))
+            .bind(word_of(&row.transfer));
         tx.run(update).await?;
         tx.journal("image_change", before, json!(change));
         row.revision += 1;
@@ -247,6 +296,35 @@ pub async fn image_change(
         Ok(image_to_wire(tx, who, row).await?)
     });
     Ok(changed?)
+}
+
+/// What machines run is in the hands of moderators: also whether an image becomes that, or is it no more.
+fn type_check(who: &Caller, row: &ImageRow, change: &ImageChange) -> Result<(), Problem> {
+    let to = change.image_type.unwrap_or(row.image_type);
+    let fine = to == row.image_type || (to != ImageType::System && row.image_type != ImageType::System);
+    let moderator = who.user.as_ref().is_none_or(|user| user.role >= Role::Moderator);
+    match fine || moderator {
+        true => Ok(()),
+        false => {
+            let title = format!("making image {} of type system, or not so any more, needs role moderator or admin", row.reference());
+            Err(Problem::new(Code::Forbidden, title).field("type"))
+        }
+    }
+}
+
+/// An image of one version has one.
+async fn versioned_check(tx: &mut Tx, row: &ImageRow, change: &ImageChange) -> Result<(), TxError> {
+    if !row.versioned || change.versioned != Some(false) {
+        return Ok(());
+    }
+    let count = sql("SELECT COUNT(*) AS n FROM version WHERE image_id = $1").bind(row.id);
+    match tx.row_must(count).await?.size("n")? {
+        0 | 1 => Ok(()),
+        n => {
+            let title = format!("image {} has {n} versions, the trash counted; without versions it has one", row.reference());
+            Err(Problem::new(Code::Conflict, title).field("versioned").hint("make another image for that").into())
+        }
+    }
 }
 
 fn change_check(who: &Caller, change: &ImageChange) -> Result<Option<Vec<String>>, Problem> {
@@ -277,6 +355,9 @@ fn change_apply(row: &mut ImageRow, change: &ImageChange, associated: Option<Vec
         file_system,
         compression,
         target_location,
+        versioned,
+        file_type,
+        transfer,
         associated: _,
         description,
         labels,
@@ -289,6 +370,9 @@ fn change_apply(row: &mut ImageRow, change: &ImageChange, associated: Option<Vec
     row.compression = compression.unwrap_or_else(|| row.compression.clone());
     // An empty text takes the location off.
     row.target_location = target_location.or_else(|| row.target_location.clone()).filter(|text| !text.is_empty());
+    row.versioned = versioned.unwrap_or(row.versioned);
+    row.file_type = file_type.unwrap_or(row.file_type);
+    row.transfer = transfer.unwrap_or(row.transfer);
     row.associated = associated.unwrap_or_else(|| row.associated.clone());
     row.description = description.unwrap_or_else(|| row.description.clone());
     row.labels = labels.unwrap_or_else(|| row.labels.clone());

@@ -35,9 +35,9 @@ pub fn owner_name<'a>(who: &'a Caller, text: &'a str) -> Result<&'a str, Problem
     }
 }
 
-/// The account of this name, if there is one.
+/// The account of this name, if there is one. One that is deleted and only kept for its trash owns nothing new.
 pub async fn owner_find(tx: &mut Tx, name: &str) -> Result<Option<Owner>, DbError> {
-    match tx.row(sql("SELECT id, name FROM account WHERE name = $1").bind(name)).await? {
+    match tx.row(sql("SELECT id, name FROM account WHERE name = $1 AND kind <> 'deleted'").bind(name)).await? {
         Some(row) => Ok(Some(Owner { id: row.parsed("id")?, name: row.text("name")? })),
         None => Ok(None),
     }

@@ -7,6 +7,7 @@
 use crate::core::{Caller, Core};
 use crate::db::{Tx, TxError, sql, tx};
 use crate::policy::{Action, SYSTEM};
+use crate::rules::image_give::owner_set;
 use crate::rules::image_row::{ImageRow, image_by_id, image_find_locked, image_to_wire, image_touch, public_space};
 use crate::rules::owner::{no_account, owner_find};
 use crate::rules::task::task_create;
@@ -27,9 +28,12 @@ pub struct Rehome {
     pub public: bool,
     /// Accounts to let in afterwards.
     pub readers: Vec<Uuid>,
+    /// Who owns it afterwards, if that changes.
+    #[serde(default)]
+    pub owner: Option<Uuid>,
 }
 
-fn fresh_space() -> SpaceId {
+pub(super) fn fresh_space() -> SpaceId {
     SpaceId::new(&format!("s-{}", Uuid::new_v4().simple()))
         .expect("'s-' and 32 hexadecimal digits are within a space id's alphabet")
 }
@@ -124,7 +128,7 @@ async fn open(
         return Ok(());
     }
     let space = if public || image.public { public_space() } else { fresh_space() };
-    let rehome = Rehome { image: image.id, space, public, readers };
+    let rehome = Rehome { image: image.id, space, public, readers, owner: None };
     let versions = sql("SELECT COUNT(*) AS count FROM version WHERE image_id = $1").bind(image.id);
     let versions = tx.row_must(versions).await?.size("count")?;
     // Of an image that is open to everyone, a named reader reads nothing more than before.
@@ -145,6 +149,9 @@ pub(crate) async fn sharing_open(tx: &mut Tx, rehome: &Rehome, moved: bool) -> R
             .bind(json!([rehome.space]).to_string())
             .bind(rehome.image);
         tx.run(update).await?;
+    }
+    if let Some(owner) = &rehome.owner {
+        owner_set(tx, &rehome.image, owner).await?;
     }
     if rehome.public {
         tx.run(sql("UPDATE image SET public = 1 WHERE id = $1").bind(rehome.image)).await?;

@@ -3,12 +3,12 @@
 use crate::core::{Caller, Core, Nudge};
 use crate::db::{DbError, Tx, TxError, sql, tx};
 use crate::policy::Action;
-use crate::rules::image_row::{ImageRow, image_find_locked, image_to_wire, image_touch};
+use crate::rules::image_row::{ImageBy, ImageRow, image_find_locked, image_to_wire, image_touch};
 use crate::rules::version::{image_channels, version_find, version_read};
 use serde_json::json;
 use slipway_api::{Code, Image, ImageRef, Problem, Version, VersionPick};
 
-fn pinned(what: &str, why: &str, hint: String) -> Problem {
+pub(super) fn pinned(what: &str, why: &str, hint: String) -> Problem {
     Problem::new(Code::Pinned, format!("{what} cannot be deleted: {why}")).hint(hint)
 }
 
@@ -90,24 +90,30 @@ async fn image_pin(tx: &mut Tx, image: &ImageRow) -> Result<Option<Problem>, DbE
 pub async fn image_trash(
     core: &Core,
     who: &Caller,
-    reference: &ImageRef,
+    image: impl Into<ImageBy<'_>>,
     if_match: Option<u64>,
 ) -> Result<(), Problem> {
+    let image = image.into();
     let done: Result<(), TxError> = tx!(&core.db, who, |tx| {
-        let image = image_find_locked(tx, who, reference, Action::ImageDelete).await?;
+        let image = image_find_locked(tx, who, image, Action::ImageDelete).await?;
         image.trash_check()?;
         image.revision_check(if_match)?;
-        if let Some(problem) = image_pin(tx, &image).await? {
-            return Err(problem.into());
-        }
-        let now = tx.now();
-        tx.run(sql("UPDATE image SET trashed_at = $1 WHERE id = $2").bind(now).bind(image.id)).await?;
-        image_touch(tx, &image.id).await?;
-        tx.journal("image_trash", image.reference(), json!({ "id": image.id }));
-        tx.nudge(Nudge::Expiry);
-        Ok(())
+        Ok(image_discard(tx, &image).await?)
     });
     Ok(done?)
+}
+
+/// Puts an image that is locked into the trash, unless something pins it.
+pub(super) async fn image_discard(tx: &mut Tx, image: &ImageRow) -> Result<(), TxError> {
+    if let Some(problem) = image_pin(tx, image).await? {
+        return Err(problem.into());
+    }
+    let now = tx.now();
+    tx.run(sql("UPDATE image SET trashed_at = $1 WHERE id = $2").bind(now).bind(image.id)).await?;
+    image_touch(tx, &image.id).await?;
+    tx.journal("image_trash", image.reference(), json!({ "id": image.id }));
+    tx.nudge(Nudge::Expiry);
+    Ok(())
 }
 
 /// Takes an image out of the trash. Versions that were put there one by one stay there.

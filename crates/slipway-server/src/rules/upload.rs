@@ -4,7 +4,8 @@ use crate::core::{Caller, Core, Nudge, ms};
 use crate::db::{DbError, Row, Tx, TxError, sql, tx, word_of};
 use crate::policy::{self, Action, Object};
 use crate::rules::idempotency::{idempotency_begin, idempotency_finish};
-use crate::rules::image_row::{ImageRow, image_by_id, image_find};
+use crate::rules::content::content_replaceable;
+use crate::rules::image_row::{ImageBy, ImageRow, image_by_id, image_find_locked};
 use crate::rules::text::{message_check, text_check};
 use crate::rules::version::{number_find, version_find};
 use serde_json::json;
@@ -45,6 +46,8 @@ pub struct UploadRow {
     pub task: Option<Uuid>,
     pub number: Option<u64>,
     pub answer: Option<Committed>,
+    /// The content that this one shall take the place of; `None` makes a new version.
+    pub replaces: Option<Uuid>,
 }
 
 impl UploadRow {
@@ -69,6 +72,7 @@ impl UploadRow {
             task: row.parsed_or_null("task_id")?,
             number: row.size_or_null("number")?,
             answer: row.json_or_null("answer")?,
+            replaces: row.parsed_or_null("replaces")?,
         })
     }
 
@@ -250,11 +254,24 @@ fn reserve_check(core: &Core) -> Result<(), Problem> {
 
 /// Begins an upload into an image that exists.
 pub async fn upload_create(core: &Core, who: &Caller, new: UploadNew) -> Result<Upload, Problem> {
+    upload_begin(core, who, new, false).await
+}
+
+/// [`upload_create`]; with `replace` the newest version shall get the content, under its number.
+pub(crate) async fn upload_begin(core: &Core, who: &Caller, new: UploadNew, replace: bool) -> Result<Upload, Problem> {
     new_check(core, &new)?;
-    let reference = ImageRef::from_str(&new.image)
-        .map_err(|error| Problem::new(Code::InvalidName, format!("{error}")).field("image"))?;
+    let reference = match Uuid::try_parse(&new.image) {
+        Ok(id) => Err(id),
+        Err(_) => Ok(ImageRef::from_str(&new.image)
+            .map_err(|error| Problem::new(Code::InvalidName, format!("{error}")).field("image"))?),
+    };
+    let by = match &reference {
+        Ok(reference) => ImageBy::Ref(reference),
+        Err(id) => ImageBy::Id(*id),
+    };
     let made: Result<Upload, TxError> = tx!(&core.db, who, |tx| {
-        let image = image_find(tx, who, &reference, Action::ImageWrite).await?;
+        // Locked, because what it may replace is looked at here.
+        let image = image_find_locked(tx, who, by, Action::ImageWrite).await?;
         image.trash_check()?;
         if let Some(answer) = idempotency_begin(tx, who).await? {
             return Ok(answer);
@@ -271,6 +288,7 @@ pub async fn upload_create(core: &Core, who: &Caller, new: UploadNew) -> Result<
                 Err(error) => return Err(error),
             },
         };
+        let replaces = content_replaceable(tx, &image, replace).await?;
         let now = tx.now();
         let open =
             sql("SELECT COUNT(*) AS open FROM upload WHERE account_id = $1 AND state = 'open' AND lease_until > $2");
@@ -282,8 +300,8 @@ pub async fn upload_create(core: &Core, who: &Caller, new: UploadNew) -> Result<
         quota_check(tx, core, &image, 0).await?;
         reserve_check(core)?;
         let insert = sql("INSERT INTO upload (id, image_id, account_id, format, state, received, parent, size, sector_size, message, \
-             make_new, source_format, digest, spaces, lease_until, created_at) \
-             VALUES ($1, $2, $3, $4, 'open', 0, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING *")
+             make_new, source_format, digest, spaces, lease_until, created_at, replaces) \
+             VALUES ($1, $2, $3, $4, 'open', 0, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) RETURNING *")
         .bind(Uuid::now_v7())
         .bind(image.id)
         .bind(account)
@@ -297,7 +315,8 @@ pub async fn upload_create(core: &Core, who: &Caller, new: UploadNew) -> Result<
         .bind(new.digest.map(|digest| digest.to_string()))
         .bind(json!(image.spaces).to_string())
         .bind(now + ms(core.config.upload_lease))
-        .bind(now);
+        .bind(now)
+        .bind(replaces);
         let upload = UploadRow::read(&tx.row_must(insert).await?)?.wire(&image)?;
         tx.journal("upload_create", image.reference(), json!({ "upload": upload.id, "format": upload.format }));
         idempotency_finish(tx, who, &upload).await?;

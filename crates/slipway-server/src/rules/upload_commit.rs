@@ -3,6 +3,8 @@
 use crate::core::{Caller, Core, Nudge, ms};
 use crate::db::{DbError, Tx, TxError, placeholders, sql, tx};
 use crate::ledger::BATCH;
+use crate::rules::checksum::content_crc32;
+use crate::rules::content::{content_held, content_swap};
 use crate::rules::image_row::{ImageRow, image_by_id, image_lock};
 use crate::rules::owner::owner_by_id;
 use crate::rules::store_problem::store_problem;
@@ -12,7 +14,8 @@ use crate::rules::version::{VERSION_SELECT, image_channels, version_read};
 use serde_json::json;
 use slipway_api::{Code, Committed, Outcome, Problem, TaskKind, UploadState, Version};
 use slipway_chunk::{Digest, Root};
-use slipway_store::{BlobId, Prepared, crash_point};
+use slipway_store::{BlobId, Prepared, SpaceId, crash_point};
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -89,9 +92,15 @@ pub async fn upload_commit_undo(core: &Core, id: &Uuid) -> Result<(), DbError> {
 }
 
 /// Makes the version, in one transaction. Asked again, it gives the same answer for ever.
-pub async fn upload_commit(core: &Core, who: &Caller, id: &Uuid, prepared: &Prepared) -> Result<Committed, Problem> {
+pub async fn upload_commit(
+    core: &Arc<Core>,
+    who: &Caller,
+    id: &Uuid,
+    prepared: &Prepared,
+) -> Result<Committed, Problem> {
     // After a failed fsync nobody knows what the disk holds of this upload.
     core.store.poison_check().map_err(|error| store_problem(&format!("committing upload {id}"), error))?;
+    let crc32 = crc32_wanted(core, id, prepared).await?;
     crash_point("commit_begun");
     let done: Result<Committed, TxError> = tx!(&core.db, who, |tx| {
         tx.run(sql("UPDATE upload SET received = received WHERE id = $1").bind(id)).await?;
@@ -110,12 +119,23 @@ pub async fn upload_commit(core: &Core, who: &Caller, id: &Uuid, prepared: &Prep
         let made_by = owner_by_id(tx, &upload.account).await?.ok_or_else(|| gone(&upload))?.name;
         let answer = match newest_same(tx, &image, &upload, prepared).await? {
             Some(version) => {
-                claim_check(&upload, version.digest)?;
+                claim_check(upload.digest, version.digest)?;
                 Committed { outcome: Outcome::Unchanged, reference: image.version_reference(version.number), version }
             }
             None => {
                 quota_check(tx, core, &image, prepared.new_bytes).await?;
-                version_insert(tx, &upload, &image, prepared, &made_by).await?
+                let old = content_held(tx, &upload, &image).await?;
+                let new = VersionNew {
+                    spaces: &upload.spaces,
+                    parent: upload.parent,
+                    message: &upload.message,
+                    source_format: upload.source_format(),
+                    claimed: upload.digest,
+                    crc32: crc32.as_deref(),
+                    made_by: &made_by,
+                    upload: &upload.id,
+                };
+                version_insert(tx, &image, &new, prepared, old.as_ref()).await?
             }
         };
         let text = serde_json::to_string(&answer)
@@ -133,6 +153,23 @@ pub async fn upload_commit(core: &Core, who: &Caller, id: &Uuid, prepared: &Prep
     });
     crash_point("commit_after");
     Ok(done?)
+}
+
+/// The checksum of images that are told apart by it. It is computed from what was stored, which is what it speaks of.
+async fn crc32_wanted(core: &Arc<Core>, id: &Uuid, prepared: &Prepared) -> Result<Option<String>, Problem> {
+    let row = {
+        let mut tx = core.db.read().await?;
+        let wanted = sql("SELECT upload.spaces FROM upload JOIN image ON image.id = upload.image_id \
+             WHERE upload.id = $1 AND upload.answer IS NULL AND (image.versioned = 0 OR image.image_type = 'machine')");
+        tx.row(wanted.bind(id)).await?
+    };
+    match row {
+        Some(row) => {
+            let spaces: Vec<SpaceId> = row.json("spaces")?;
+            content_crc32(core, lookup_of(&spaces), prepared.root).await.map(Some)
+        }
+        None => Ok(None),
+    }
 }
 
 fn gone(upload: &UploadRow) -> Problem {
@@ -159,12 +196,12 @@ fn prepared_check(core: &Core, upload: &UploadRow, image: &ImageRow, prepared: &
             format!("the manifest says sectors of {}, the upload of {}", prepared.sector_size, upload.sector_size);
         return Err(Problem::new(Code::BadImage, title).field("sector_size"));
     }
-    claim_check(upload, prepared.digest)
+    claim_check(upload.digest, prepared.digest)
 }
 
 /// Refuses an image whose digest is known and is another than the sender said.
-fn claim_check(upload: &UploadRow, found: Option<Digest>) -> Result<(), Problem> {
-    match (upload.digest, found) {
+fn claim_check(claimed: Option<Digest>, found: Option<Digest>) -> Result<(), Problem> {
+    match (claimed, found) {
         (Some(claimed), Some(found)) if claimed != found => {
             let title = format!("the image has digest {found}, not {claimed}");
             Err(Problem::new(Code::DigestMismatch, title).field("digest"))
@@ -195,8 +232,8 @@ async fn newest_same(
 }
 
 /// Hashes must go through every zero byte, so for a huge sparse image they would cost far more than its data.
-fn digests_wanted(upload: &UploadRow, prepared: &Prepared) -> bool {
-    upload.digest.is_some() || prepared.size.saturating_sub(prepared.data_bytes) <= DIGEST_HOLES_MAX
+fn digests_wanted(claimed: Option<Digest>, prepared: &Prepared) -> bool {
+    claimed.is_some() || prepared.size.saturating_sub(prepared.data_bytes) <= DIGEST_HOLES_MAX
 }
 
 /// Counts a commit on blobs that must all be live; false if prune took one.
@@ -216,28 +253,87 @@ pub(crate) async fn blobs_touch(tx: &mut Tx, blobs: &[BlobId]) -> Result<bool, D
     Ok(touched == ids.len() as u64)
 }
 
-async fn version_insert(
+/// What a new version is besides its bytes.
+pub(super) struct VersionNew<'a> {
+    pub(super) spaces: &'a [SpaceId],
+    pub(super) parent: Option<u64>,
+    pub(super) message: &'a str,
+    pub(super) source_format: &'a str,
+    /// The digest that the sender named.
+    pub(super) claimed: Option<Digest>,
+    pub(super) crc32: Option<&'a str>,
+    pub(super) made_by: &'a str,
+    /// Under which the store wrote it.
+    pub(super) upload: &'a Uuid,
+}
+
+/// Inserts content and version into an image that is locked, or puts the content under the number of `old`, whose own goes into the trash.
+pub(super) async fn version_insert(
     tx: &mut Tx,
-    upload: &UploadRow,
     image: &ImageRow,
+    new: &VersionNew<'_>,
     prepared: &Prepared,
-    made_by: &str,
+    old: Option<&Version>,
 ) -> Result<Committed, TxError> {
     if !blobs_touch(tx, &prepared.blobs).await? {
-        let title = format!("chunks of upload {} were pruned before the commit", upload.id);
+        let title = format!("chunks of upload {} were pruned before the commit", new.upload);
         return Err(Problem::new(Code::ChunksGone, title).hint("send them again").into());
     }
     crash_point("commit_touched");
     let now = tx.now();
-    let number = image.next_number;
+    let number = old.map_or(image.next_number, |old| old.number);
     let reference = image.version_reference(number);
+    let content = content_insert(tx, new, prepared, &reference).await?;
+    let detail = json!({
+        "root": prepared.root, "size": prepared.size, "new_bytes": prepared.new_bytes, "upload": new.upload,
+        "replaced": old.map(|old| old.content),
+    });
+    match old {
+        Some(old) => {
+            content_swap(tx, image, old, content, new.message, new.made_by).await?;
+            tx.journal("content_replace", &reference, detail);
+        }
+        None => {
+            let insert = sql(
+                "INSERT INTO version (image_id, number, content_id, parent, message, protected, created_at, created_by) \
+                 VALUES ($1, $2, $3, $4, $5, 0, $6, $7)",
+            )
+            .bind(image.id)
+            .bind(number)
+            .bind(content)
+            .bind(new.parent)
+            .bind(new.message)
+            .bind(now)
+            .bind(new.made_by);
+            tx.run(insert).await?;
+            let update =
+                sql("UPDATE image SET next_number = $1, updated_at = $2, revision = revision + 1 WHERE id = $3")
+                    .bind(number + 1)
+                    .bind(now)
+                    .bind(image.id);
+            tx.run(update).await?;
+            tx.journal("version_commit", &reference, detail);
+        }
+    }
+    let text = format!("{VERSION_SELECT} WHERE version.image_id = $1 AND version.number = $2");
+    let row = tx.row_must(sql(text).bind(image.id).bind(number)).await?;
+    Ok(Committed { outcome: Outcome::Created, reference, version: version_read(&row, &[])? })
+}
+
+async fn content_insert(
+    tx: &mut Tx,
+    new: &VersionNew<'_>,
+    prepared: &Prepared,
+    reference: &str,
+) -> Result<Uuid, TxError> {
     let content = Uuid::now_v7();
     // Equal roots mean equal bytes, so what is known of one content is known of the other; but only where the same people read, because a
-    // digest that is there at once would tell that somebody else keeps this very image.
-    let spaces = json!(lookup_of(&upload.spaces)).to_string();
+    // digest that is there at once would tell that somebody else keeps this very image. That somebody keeps zeros tells nothing.
+    let spaces = json!(lookup_of(new.spaces)).to_string();
     let known = tx
         .row(
-            sql("SELECT digest, sha256 FROM content WHERE root = $1 AND spaces = $2 AND sha256 IS NOT NULL LIMIT 1")
+            sql("SELECT digest, sha256 FROM content WHERE root = $1 AND (spaces = $2 OR data_bytes = 0) \
+                 AND sha256 IS NOT NULL LIMIT 1")
                 .bind(prepared.root.to_string())
                 .bind(&spaces),
         )
@@ -247,48 +343,28 @@ async fn version_insert(
         None => (None, None),
     };
     let digest = prepared.digest.or(known_digest);
-    claim_check(upload, digest)?;
+    claim_check(new.claimed, digest)?;
     let insert = sql(
         "INSERT INTO content (id, root, spaces, size, sector_size, source_format, data_bytes, stored_bytes, new_bytes, \
-         digest, sha256, claimed_digest, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+         digest, sha256, claimed_digest, created_at, crc32) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
     )
     .bind(content)
     .bind(prepared.root.to_string())
     .bind(spaces)
     .bind(prepared.size)
     .bind(prepared.sector_size)
-    .bind(upload.source_format())
+    .bind(new.source_format)
     .bind(prepared.data_bytes)
     .bind(prepared.stored_bytes)
     .bind(prepared.new_bytes)
     .bind(digest.map(|digest| digest.to_string()))
     .bind(sha256.clone())
-    .bind(upload.digest.filter(|_| digest.is_none()).map(|digest| digest.to_string()))
-    .bind(now);
+    .bind(new.claimed.filter(|_| digest.is_none()).map(|digest| digest.to_string()))
+    .bind(tx.now())
+    .bind(new.crc32);
     tx.run(insert).await?;
-    let insert =
-        sql("INSERT INTO version (image_id, number, content_id, parent, message, protected, created_at, created_by) \
-         VALUES ($1, $2, $3, $4, $5, 0, $6, $7)")
-        .bind(image.id)
-        .bind(number)
-        .bind(content)
-        .bind(upload.parent)
-        .bind(&upload.message)
-        .bind(now)
-        .bind(made_by);
-    tx.run(insert).await?;
-    let update = sql("UPDATE image SET next_number = $1, updated_at = $2, revision = revision + 1 WHERE id = $3")
-        .bind(number + 1)
-        .bind(now)
-        .bind(image.id);
-    tx.run(update).await?;
-    if (digest.is_none() || sha256.is_none()) && digests_wanted(upload, prepared) {
-        task_create(tx, &Caller::server(), TaskKind::Digest, &reference, &json!({ "content": content })).await?;
+    if (digest.is_none() || sha256.is_none()) && digests_wanted(new.claimed, prepared) {
+        task_create(tx, &Caller::server(), TaskKind::Digest, reference, &json!({ "content": content })).await?;
     }
-    let detail =
-        json!({ "root": prepared.root, "size": prepared.size, "new_bytes": prepared.new_bytes, "upload": upload.id });
-    tx.journal("version_commit", &reference, detail);
-    let text = format!("{VERSION_SELECT} WHERE version.image_id = $1 AND version.number = $2");
-    let row = tx.row_must(sql(text).bind(image.id).bind(number)).await?;
-    Ok(Committed { outcome: Outcome::Created, reference, version: version_read(&row, &[])? })
+    Ok(content)
 }

@@ -4,7 +4,7 @@ use crate::core::{Caller, CallerUser, Core, Nudge, ms};
 use crate::db::{TxError, sql, tx};
 use crate::rules::store_problem::store_problem;
 use crate::rules::task::{task_create, task_get};
-use crate::rules::upload::{UploadTarget, answer_left, target_of, upload_create, upload_end, upload_find};
+use crate::rules::upload::{UploadTarget, answer_left, target_of, upload_begin, upload_end, upload_find};
 use crate::rules::upload_commit::{CommitBegin, upload_commit, upload_commit_begin, upload_commit_undo};
 use crate::rules::upload_hold::{Cut, Stoppable, upload_hold};
 use crate::scope::Scopes;
@@ -37,6 +37,8 @@ pub struct FillChecks {
     pub root: Option<Root>,
     /// The BLAKE3 of the raw image.
     pub digest: Option<Digest>,
+    /// Not a new version, but the newest one's new content.
+    pub replace: bool,
 }
 
 /// Commits an upload of chunks with its manifest. It runs to its end even if the waiting is given up; who asks again meanwhile waits for the
@@ -198,7 +200,7 @@ pub async fn upload_fill(
     // A key would tie the next attempt to the upload of one that failed; what makes a repeated body harmless is that its root is unchanged.
     let mut who = who.clone();
     who.idempotency = None;
-    let upload = upload_create(core, &who, UploadNew { format: UploadFormat::Raw, ..new }).await?;
+    let upload = upload_begin(core, &who, UploadNew { format: UploadFormat::Raw, ..new }, checks.replace).await?;
     let core = core.clone();
     let work = tokio::spawn(async move {
         let result = fill(&core, &who, &upload.id, wrap, source, checks, cut).await;

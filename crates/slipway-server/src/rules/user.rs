@@ -61,7 +61,7 @@ pub(crate) fn name_of(who: &Caller, text: &str) -> Result<String, Problem> {
 pub(crate) async fn account_allowed(tx: &mut Tx, who: &Caller, action: Action, name: &str) -> Result<Account, TxError> {
     let found = account_find(tx, name).await?;
     let object = match &found {
-        Some(account) => Object::User { id: account.id, name },
+        Some(account) => Object::User { id: account.id, name, role: account.user.role },
         None => Object::NoUser { name },
     };
     allowed(who, action, &object)?;
@@ -106,7 +106,7 @@ pub(crate) async fn account_insert(tx: &mut Tx, new: &UserNew, password: Option<
     Ok(account_of(&row)?)
 }
 
-fn name_taken(name: &AccountName) -> Problem {
+pub(super) fn name_taken(name: &AccountName) -> Problem {
     Problem::new(Code::NameTaken, format!("the name {name} is taken")).field("name").hint("choose another name")
 }
 
@@ -176,15 +176,27 @@ pub async fn user_change(
     change: UserChange,
     if_match: Option<u64>,
 ) -> Result<User, Problem> {
+    user_change_as(core, who, Action::UserChange, name, change, if_match).await
+}
+
+/// [`user_change`] under another right: the dialects' rules differ in who may, not in what is done.
+pub(crate) async fn user_change_as(
+    core: &Core,
+    who: &Caller,
+    right: Action,
+    name: &str,
+    change: UserChange,
+    if_match: Option<u64>,
+) -> Result<User, Problem> {
     let name = name_of(who, name)?;
     if let Some(full_name) = &change.full_name {
         text_check("full_name", full_name, FULL_NAME_MAX, false)?;
     }
     let email = change.email.as_deref().map(email_check).transpose()?;
     let changed: Result<User, TxError> = tx!(&core.db, who, |tx| {
-        let account = account_allowed(tx, who, Action::UserChange, &name).await?;
+        let account = account_allowed(tx, who, right, &name).await?;
         if change.role.is_some() || change.disabled.is_some() {
-            allowed(who, Action::UserAdmin, &Object::User { id: account.id, name: &name })?;
+            allowed(who, Action::UserAdmin, &Object::User { id: account.id, name: &name, role: account.user.role })?;
         }
         revision_check(&account.user, if_match)?;
         let new = User {
@@ -226,7 +238,7 @@ pub async fn user_change(
     Ok(changed?)
 }
 
-fn is_admin(user: &User) -> bool {
+pub(super) fn is_admin(user: &User) -> bool {
     user.role == Role::Admin && !user.disabled
 }
 
@@ -245,7 +257,7 @@ fn changed_meanwhile(name: &str) -> Problem {
 }
 
 /// Refuses what would leave nobody who can administer. Touching the rows of all admins first makes two such changes wait for each other.
-async fn admin_must_remain(tx: &mut Tx, without: Uuid) -> Result<(), TxError> {
+pub(super) async fn admin_must_remain(tx: &mut Tx, without: Uuid) -> Result<(), TxError> {
     tx.run(sql("UPDATE account SET revision = revision WHERE kind = 'user' AND role = 'admin'")).await?;
     let others =
         sql("SELECT COUNT(*) AS n FROM account WHERE kind = 'user' AND role = 'admin' AND disabled = 0 AND id <> $1");

@@ -3,7 +3,7 @@
 use crate::core::{Caller, Core};
 use crate::db::{DbError, Row, Tx, TxError, sql, tx};
 use crate::policy::Action;
-use crate::rules::image_row::{ImageRow, channels_of, image_find, image_find_locked, image_touch};
+use crate::rules::image_row::{ImageBy, ImageRow, channels_of, image_find, image_find_locked, image_touch};
 use crate::rules::page::{cursor_decode, cursor_encode, limit_check, page_of};
 use crate::rules::text::message_check;
 use serde_json::json;
@@ -136,12 +136,17 @@ pub async fn version_get(
 pub async fn version_content(
     core: &Core,
     who: &Caller,
-    reference: &ImageRef,
+    image: impl Into<ImageBy<'_>>,
     pick: &VersionPick,
 ) -> Result<VersionContent, Problem> {
+    let image = image.into();
+    let action = match image {
+        ImageBy::Ref(_) => Action::ImageRead,
+        ImageBy::Id(_) => Action::ImageOversee,
+    };
     let found: Result<VersionContent, TxError> = async {
         let mut tx = core.db.read().await?;
-        let image = image_find(&mut tx, who, reference, Action::ImageRead).await?;
+        let image = image_find(&mut tx, who, image, action).await?;
         image.trash_check()?;
         let row = version_find(&mut tx, &image, pick, false).await?;
         let channels = image_channels(&mut tx, &image.id).await?;

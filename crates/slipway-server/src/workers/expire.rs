@@ -49,6 +49,7 @@ pub(crate) async fn expire(core: &Arc<Core>) -> Result<(), DbError> {
     let server = Caller::server();
     versions_expire(core, &server).await.map_err(only_db)?;
     rows_expire(core, &server).await.map_err(only_db)?;
+    accounts_expire(core, &server).await.map_err(only_db)?;
     prune_ask(core, &server).await.map_err(only_db)?;
     spools_expire(core).await
 }
@@ -67,32 +68,35 @@ pub(crate) struct Due {
     pub number: u64,
     pub content: Uuid,
     pub reference: String,
+    /// It is not the version that goes but a content that another took the place of.
+    pub replaced: bool,
 }
 
 /// Versions whose time in the trash is over, alone or with their image; of all images, or of one.
 pub(crate) async fn versions_due(tx: &mut Tx, core: &Core, image: Option<&Uuid>) -> Result<Vec<Due>, DbError> {
     let before = tx.now() - ms(core.config.trash_grace);
-    let rows = tx
-        .rows(
-            sql("SELECT version.image_id, version.number, version.content_id, account.name AS owner_name, image.slug \
-                 FROM version JOIN image ON image.id = version.image_id JOIN account ON account.id = image.account_id \
-                 WHERE (version.trashed_at <= $1 OR image.trashed_at <= $1) AND ($2 = '' OR image.id = $2) \
-                 ORDER BY account.name, image.slug, version.number")
-            .bind(before)
-            .bind(image.map(Uuid::to_string).unwrap_or_default()),
-        )
-        .await?;
-    rows.iter()
-        .map(|row| {
+    let mut due = Vec::new();
+    // Alike but for what they read: versions, and contents that another took the place of.
+    for (table, since, replaced) in [("version", "trashed_at", false), ("replaced", "replaced_at", true)] {
+        let text = format!(
+            "SELECT {table}.image_id, {table}.number, {table}.content_id, account.name AS owner_name, image.slug \
+             FROM {table} JOIN image ON image.id = {table}.image_id JOIN account ON account.id = image.account_id \
+             WHERE ({table}.{since} <= $1 OR image.trashed_at <= $1) AND ($2 = '' OR image.id = $2) \
+             ORDER BY account.name, image.slug, {table}.number, {table}.content_id"
+        );
+        let query = sql(text).bind(before).bind(image.map(Uuid::to_string).unwrap_or_default());
+        for row in tx.rows(query).await? {
             let number = row.size("number")?;
-            Ok(Due {
+            due.push(Due {
                 image: row.parsed("image_id")?,
                 number,
                 content: row.parsed("content_id")?,
                 reference: format!("{}/{}:{number}", row.text("owner_name")?, row.text("slug")?),
-            })
-        })
-        .collect()
+                replaced,
+            });
+        }
+    }
+    Ok(due)
 }
 
 /// Removes the rows of versions and images whose time in the trash is over, and says which versions. Prune then finds their bytes unreferenced.
@@ -125,10 +129,13 @@ async fn image_expire(tx: &mut Tx, core: &Core, image: &ImageRow) -> Result<Vec<
     let whole = image.trashed_at.is_some_and(|since| since <= before);
     let due = versions_due(tx, core, Some(&image.id)).await?;
     for version in &due {
-        tx.run(sql("DELETE FROM version WHERE image_id = $1 AND number = $2").bind(image.id).bind(version.number))
-            .await?;
+        let (rows, verb) = match version.replaced {
+            false => ("DELETE FROM version WHERE content_id = $1", "version_expire"),
+            true => ("DELETE FROM replaced WHERE content_id = $1", "content_expire"),
+        };
+        tx.run(sql(rows).bind(version.content)).await?;
         tx.run(sql("DELETE FROM content WHERE id = $1").bind(version.content)).await?;
-        tx.journal("version_expire", version.reference.clone(), json!({ "content": version.content }));
+        tx.journal(verb, version.reference.clone(), json!({ "content": version.content }));
     }
     if whole {
         tx.run(sql("DELETE FROM channel WHERE image_id = $1").bind(image.id)).await?;
@@ -144,6 +151,18 @@ async fn image_expire(tx: &mut Tx, core: &Core, image: &ImageRow) -> Result<Vec<
         image_touch(tx, &image.id).await?;
     }
     Ok(due)
+}
+
+/// Removes accounts that are deleted and whose last image is gone.
+async fn accounts_expire(core: &Core, who: &Caller) -> Result<(), TxError> {
+    tx!(&core.db, who, |tx| {
+        let empty = sql("DELETE FROM account WHERE kind = 'deleted' \
+             AND NOT EXISTS (SELECT 1 FROM image WHERE image.account_id = account.id) RETURNING id, name");
+        for row in tx.rows(empty).await? {
+            tx.journal("user_expire", row.text("name")?, json!({ "id": row.text("id")? }));
+        }
+        Ok(())
+    })
 }
 
 async fn rows_expire(core: &Core, who: &Caller) -> Result<(), TxError> {

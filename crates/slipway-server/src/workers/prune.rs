@@ -94,7 +94,10 @@ async fn prune(core: &Arc<Core>, running: &Running, dry_run: bool) -> Result<Pru
     }
     let mut result = result_of(&plan, done.as_ref());
     result.versions_expired = due.len() as u64;
-    let gone = due.iter().map(|version| format!("version {} expires", version.reference));
+    let gone = due.iter().map(|due| match due.replaced {
+        false => format!("version {} expires", due.reference),
+        true => format!("content {} that was replaced in version {} expires", due.content, due.reference),
+    });
     result.lines = gone.chain(result.lines).take(1000).collect();
     Ok(result)
 }

@@ -108,10 +108,11 @@ fn content_read(row: &Row) -> Result<Content, DbError> {
     Ok(Content { id: row.parsed("id")?, root: row.parsed("root")?, spaces: row.json("spaces")? })
 }
 
-const CONTENTS: &str = "SELECT content.id, content.root, content.spaces FROM version \
-     JOIN content ON content.id = version.content_id WHERE version.image_id = $1 ORDER BY version.number";
+const CONTENTS: &str = "SELECT content.id, content.root, content.spaces FROM content \
+     WHERE id IN (SELECT content_id FROM version WHERE image_id = $1) OR id IN (SELECT content_id FROM replaced WHERE image_id = $1) \
+     ORDER BY content.id";
 
-/// The contents of all versions, those in the trash too: a restored one must be readable as well.
+/// The contents of all versions, those in the trash and replaced ones too: a restored one must be readable as well.
 async fn contents_of(core: &Core, image: &Uuid) -> Result<Vec<Content>, DbError> {
     let mut tx = core.db.read().await?;
     tx.rows(sql(CONTENTS).bind(image)).await?.iter().map(content_read).collect()
@@ -196,7 +197,7 @@ async fn doors_open(
         tx.journal(
             "sharing_open",
             image.reference(),
-            json!({ "space": rehome.space, "public": rehome.public, "readers": rehome.readers }),
+            json!({ "space": rehome.space, "public": rehome.public, "readers": rehome.readers, "owner": rehome.owner }),
         );
         let end = TaskEnd::Done(json!({ "contents": contents.len() }));
         if !task_end(tx, &running.task, &end).await? {

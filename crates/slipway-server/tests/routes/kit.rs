@@ -55,6 +55,17 @@ impl Got {
         self
     }
 
+    /// Asserts the status and that the answer is the dialect's: plain text with a final newline for errors.
+    #[track_caller]
+    pub(crate) fn plain(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.text());
+        if status >= 400 {
+            assert_eq!(self.header("content-type"), "text/plain; charset=utf-8");
+            assert!(self.text().ends_with('\n') && self.text().len() > 1, "{:?}", self.text());
+        }
+        self
+    }
+
     pub(crate) fn code(&self) -> String {
         self.json()["code"].as_str().unwrap_or_default().to_owned()
     }
@@ -84,6 +95,13 @@ impl Call<'_> {
         self
     }
 
+    /// A form of these parts: name, file name if it is a file, bytes.
+    pub(crate) fn form(mut self, parts: &[(&str, Option<&str>, &[u8])]) -> Self {
+        let header = format!("multipart/form-data; boundary={BOUNDARY}");
+        self.request = self.request.header("content-type", header).body(form_bytes(parts));
+        self
+    }
+
     pub(crate) fn body(mut self, body: impl Into<reqwest::Body>) -> Self {
         self.request = self.request.body(body);
         self
@@ -95,6 +113,25 @@ impl Call<'_> {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         Got { status, headers, body: response.bytes().await.unwrap().to_vec() }
     }
+}
+
+pub(crate) const BOUNDARY: &str = "------------------------2f6e1b";
+
+/// A form as curl writes it.
+pub(crate) fn form_bytes(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (name, file, bytes) in parts {
+        body.extend_from_slice(format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"").as_bytes());
+        if let Some(file) = file {
+            let more = format!("; filename=\"{file}\"\r\nContent-Type: application/octet-stream");
+            body.extend_from_slice(more.as_bytes());
+        }
+        body.extend_from_slice(b"\r\n\r\n");
+        body.extend_from_slice(bytes);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
+    body
 }
 
 /// A user of a site.

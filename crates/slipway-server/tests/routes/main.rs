@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod abuse;
+mod baas;
 mod bytes;
 mod kit;
 mod life;

@@ -14,6 +14,7 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/routes.t
 struct Scene {
     owner: Person,
     image: String,
+    uuid: String,
     upload: String,
     task: String,
     layout: Option<Layout>,
@@ -22,7 +23,11 @@ struct Scene {
 async fn scene(site: &Site, path: &str, id: &str) -> Scene {
     let owner = site.person("user").await;
     let mut scene =
-        Scene { owner: owner.clone(), image: String::new(), upload: String::new(), task: String::new(), layout: None };
+        Scene { owner: owner.clone(), image: String::new(), uuid: String::new(), upload: String::new(), task: String::new(), layout: None };
+    if path.starts_with("/image/{uuid}") || path.ends_with("/images/{image_name}") {
+        let made = site.post(&owner.token, "/image", &json!({ "Name": "disk", "Size": 1 })).await.plain(201).json();
+        scene.uuid = made["UUID"].as_str().unwrap().to_owned();
+    }
     if path.contains("{slug}") || path.contains("/uploads") || path.contains("/tasks/") || path.contains("/blobs/") {
         scene.image = site.image(&owner).await;
     }
@@ -82,6 +87,10 @@ fn body(id: &str, scene: &Scene, site: &Site) -> Option<Value> {
             json!({ "chunk": layout().chunks[0].id.to_string(), "pack": layout().packs[0].id.to_string() })
         }
         "upload_create" => json!({ "image": scene.image, "format": "chunks" }),
+        "baas_user_create" => json!({ "Username": site.fresh("new"), "Name": "A", "Email": "a@b.c", "Role": "user" }),
+        "baas_user_change" => json!({ "Name": "A Name" }),
+        "baas_image_create" | "baas_image_create_own" => json!({ "Name": "another", "Size": 1 }),
+        "baas_image_change" => json!({ "Name": "other" }),
         "prune" => json!({ "dry_run": true }),
         "check" => json!({ "quick": true }),
         _ => return None,
@@ -101,6 +110,9 @@ async fn call(site: &Site, method: &str, path: &str, id: &str, scene: &Scene, to
         .replace("{version}", "0")
         .replace("{index}", "0")
         .replace("{file}", "index.html")
+        .replace("{uuid}", &scene.uuid)
+        .replace("{image_name}", "disk")
+        .replace("{mac}", "52:54:00:12:34:56")
         .replace("{id}", thing);
     address = match path.contains("/channels/") {
         true => address.replace("{name}", "stable"),
@@ -116,6 +128,7 @@ async fn call(site: &Site, method: &str, path: &str, id: &str, scene: &Scene, to
     call = match id {
         "content_put" => call.body(noise(3, 4096)),
         "upload_append" => call.header("upload-offset", "0").body(noise(4, 4096)),
+        "baas_image_upload" | "baas_image_docker" => call.form(&[("file", Some("d.img"), &noise(5, 4096))]),
         "upload_missing" => call.body(vec![7; 32]),
         "upload_frames" | "upload_segments" => call.body(Vec::new()),
         _ => call,
@@ -154,7 +167,8 @@ async fn matrix_check(site: &Site) {
                     _ => &site.admin,
                 };
                 let got = call(site, &method.to_uppercase(), path, id, &scene, token).await;
-                refusal_check(access, actor, path, &got);
+                let dialect = operation["tags"][0] == "baas";
+                refusal_check(access, actor, path, dialect, &got);
                 write!(line, " {:>9}", got.status).unwrap();
             }
             table.insert(format!("{path} {method}"), (format!("{:<7}{path}", method.to_uppercase()), line));
@@ -178,9 +192,10 @@ const HOW: &str =
     "if that is meant, run `SLIPWAY_ACCEPT=1 cargo test -p slipway-server --test routes matrix` and commit the file";
 
 /// What holds whatever the golden file says.
-fn refusal_check(access: &str, actor: &str, path: &str, got: &Got) {
+fn refusal_check(access: &str, actor: &str, path: &str, dialect: bool, got: &Got) {
     let text = got.text();
-    assert!(got.status < 500, "{path} as {actor}: {text}");
+    // The dialect says 501 for what is not there yet, and only to whoever may call it.
+    assert!(got.status < 500 || (dialect && got.status == 501), "{path} as {actor}: {text}");
     match (access, actor) {
         ("open" | "capability" | "loopback", _) => {}
         (_, "nobody") => assert_eq!(got.status, 401, "{path} as nobody: {text}"),
@@ -194,6 +209,7 @@ fn refusal_check(access: &str, actor: &str, path: &str, got: &Got) {
         _ => {}
     }
     if got.status >= 400 {
-        assert_eq!(got.header("content-type"), "application/problem+json", "{path} as {actor}: {text}");
+        let media = if dialect { "text/plain; charset=utf-8" } else { "application/problem+json" };
+        assert_eq!(got.header("content-type"), media, "{path} as {actor}: {text}");
     }
 }

@@ -10,7 +10,7 @@ use slipway_api::ImageNew;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  slipway image create me/os --title \"Debian 13\" --type system --file-system ext4
+  slipway image create me/os --title \"Debian 13\" --type base --file-system ext4
   slipway image create me/home --type user --label team=lab -o json")]
 pub(crate) struct Args {
     /// owner/name
@@ -33,6 +33,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         target_location: fields.target_location,
         associated: fields.associated,
         description: fields.description.unwrap_or_default(),
+        ..ImageNew::default()
     };
     args.output.one(&cx.client()?.image_create(&new).await?, image_text)
 }

@@ -173,10 +173,10 @@ async fn a_bad_body_makes_nothing() {
                 "other digest",
                 source(&bytes),
                 new(),
-                FillChecks { digest: Some(wrong), root: None },
+                FillChecks { digest: Some(wrong), ..FillChecks::default() },
                 Some(Code::DigestMismatch),
             ),
-            ("gzip", source(&packed), new(), FillChecks { digest: Some(right), root: None }, None),
+            ("gzip", source(&packed), new(), FillChecks { digest: Some(right), ..FillChecks::default() }, None),
         ] {
             let got = upload_fill(core, &bench.jan, new, None, source, checks, Cut::default()).await;
             assert_eq!(got.as_ref().err().map(|problem| problem.code), code, "{name}: {got:?}");
