@@ -19,8 +19,8 @@ pub mod wire;
 pub use client::{ApiError, BlobRange, Client, ClientConfig, CommitAnswer, ContentPut, ContentStream, ServerSeen};
 pub use code::Code;
 pub use image::{
-    Channel, ChannelSet, FileSystem, FileType, Image, ImageChange, ImageNew, ImageType, Sharing, SharingChange, Transfer, Version,
-    VersionChange,
+    Channel, ChannelSet, FileSystem, FileType, Image, ImageChange, ImageNew, ImageType, Sharing, SharingChange,
+    Transfer, Version, VersionChange,
 };
 pub use name::{AccountName, ChannelName, NameError, Slug};
 pub use page::{Page, PageQuery};

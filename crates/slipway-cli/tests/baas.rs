@@ -125,7 +125,10 @@ fn flow(place: &Place) {
     let begun = Instant::now();
     assert_eq!(upload("true", &empty, 200), "Successfully uploaded image: 1\n");
     println!("uploading {SIZE} bytes: {:?}", begun.elapsed());
-    assert_eq!(jan.json(200, &["-X", "PUT", "-d", r#"{"Filesystem":"ext4"}"#], &format!("/image/{uuid}"))["Filesystem"], "ext4");
+    assert_eq!(
+        jan.json(200, &["-X", "PUT", "-d", r#"{"Filesystem":"ext4"}"#], &format!("/image/{uuid}"))["Filesystem"],
+        "ext4"
+    );
 
     let back = folder.join("back.img");
     jan.download(&[], &format!("/image/{uuid}/1"), &back);
@@ -156,7 +159,8 @@ fn flow(place: &Place) {
     curl.kill().unwrap();
     curl.wait().unwrap();
     let shown = jan.json(200, &[], &format!("/image/{uuid}"));
-    let numbers: Vec<_> = shown["Versions"].as_array().unwrap().iter().map(|version| version["Version"].clone()).collect();
+    let numbers: Vec<_> =
+        shown["Versions"].as_array().unwrap().iter().map(|version| version["Version"].clone()).collect();
     assert_eq!(json!(numbers), json!([0, 1]));
 
     // The native side has it all, and whole.

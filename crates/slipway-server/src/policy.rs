@@ -304,9 +304,10 @@ fn role_need(user: &CallerUser, standing: Standing, action: Action) -> Option<&'
             }
         }
         Action::ImageGive => (admin, "role admin"),
-        Action::UserManage => {
-            (standing.owns || admin || standing.outranks, "the user themselves, role admin, or role moderator for a plain user")
-        }
+        Action::UserManage => (
+            standing.owns || admin || standing.outranks,
+            "the user themselves, role admin, or role moderator for a plain user",
+        ),
         Action::TaskCancel => (standing.owns || admin, "its maker or role admin"),
         Action::StoreCare | Action::JournalRead | Action::MetricsRead | Action::UserAdmin => (admin, "role admin"),
         Action::UserList => (moderator, "role moderator or admin"),
@@ -401,7 +402,14 @@ mod tests {
     }
 
     fn image(kind: &str) -> ImageObject<'static> {
-        let private = ImageObject { owner: OWNER, owner_name: "owner", slug: "os", public: false, readers: &[], system_type: false };
+        let private = ImageObject {
+            owner: OWNER,
+            owner_name: "owner",
+            slug: "os",
+            public: false,
+            readers: &[],
+            system_type: false,
+        };
         match kind {
             "private" => private,
             "shared" => ImageObject { readers: &[READER], ..private },
@@ -420,9 +428,7 @@ mod tests {
             | Action::ImageWrite
             | Action::ImageDelete
             | Action::ImageShare
-            | Action::ImageGive => {
-                images.map(|kind| (kind, Object::Image(image(kind)))).to_vec()
-            }
+            | Action::ImageGive => images.map(|kind| (kind, Object::Image(image(kind)))).to_vec(),
             Action::ImageCreate => ["private", "system", "os"]
                 .map(|kind| {
                     let ImageObject { owner, owner_name, slug, system_type, .. } = image(kind);
@@ -527,7 +533,8 @@ mod tests {
             }
         }
         let other = caller("other", Scopes::all());
-        let unseen = allowed(&other, Action::UserRead, &Object::User { id: OWNER, name: "owner", role: Role::User }).unwrap_err();
+        let unseen = allowed(&other, Action::UserRead, &Object::User { id: OWNER, name: "owner", role: Role::User })
+            .unwrap_err();
         assert_eq!(unseen, allowed(&other, Action::UserRead, &Object::NoUser { name: "owner" }).unwrap_err());
         assert_eq!(unseen, missing("user owner"));
         // Not even the server or an admin may act on what is not there.

@@ -85,7 +85,9 @@ impl Multipart {
     async fn fill_must(&mut self) -> Result<(), Problem> {
         match self.fill().await? {
             true => Ok(()),
-            false => Err(bad("it was cut off before its closing delimiter").hint("send it again; nothing of it was taken")),
+            false => {
+                Err(bad("it was cut off before its closing delimiter").hint("send it again; nothing of it was taken"))
+            }
         }
     }
 
@@ -205,8 +207,11 @@ impl Multipart {
 fn boundary_read(content_type: &str) -> Result<String, Problem> {
     let (media, rest) = content_type.split_once(';').unwrap_or((content_type, ""));
     if !media.trim().eq_ignore_ascii_case("multipart/form-data") {
-        let title = format!("the body's Content-Type is '{}'; multipart/form-data is expected", printable(content_type));
-        return Err(Problem::new(Code::UnsupportedMedia, title).field("content-type").hint("curl -F file=@IMAGE sends a form"));
+        let title =
+            format!("the body's Content-Type is '{}'; multipart/form-data is expected", printable(content_type));
+        return Err(Problem::new(Code::UnsupportedMedia, title)
+            .field("content-type")
+            .hint("curl -F file=@IMAGE sends a form"));
     }
     let boundary = params_read(rest).find(|(name, _)| name.eq_ignore_ascii_case("boundary")).map(|(_, value)| value);
     let boundary = boundary.ok_or_else(|| bad("its Content-Type names no boundary"))?;
@@ -309,9 +314,10 @@ mod tests {
     #[tokio::test]
     async fn parts_come_out_however_the_body_is_cut() {
         let tricky = b"\r\n--X\r\n-\r\n--Y\r\n--XZ\0".as_slice();
-        let mut body = b"preamble\r\n--XX \t\r\nContent-Disposition: form-data; name=\"newVersion\"\r\n\r\nfalse\r\n--XX\r\n\
+        let mut body =
+            b"preamble\r\n--XX \t\r\nContent-Disposition: form-data; name=\"newVersion\"\r\n\r\nfalse\r\n--XX\r\n\
             content-disposition: form-data; NAME=x; name=\"a\\\"b\"; filename=\"d.img\"\r\nContent-Type: a/b\r\n\r\n"
-            .to_vec();
+                .to_vec();
         body.extend_from_slice(tricky);
         body.extend_from_slice(b"\r\n--XX\r\n\r\n\r\n--XX--\r\nepilogue");
         let wanted = vec![

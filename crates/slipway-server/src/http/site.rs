@@ -169,9 +169,13 @@ impl Site {
         let plain = |problem: Problem| (problem, None);
         let (route, params) = match found {
             Found::Route(route, params) => (route, params),
-            Found::Nothing if let Some(answer) = baas::slash_redirect(&head.uri, |path| {
-                !matches!(route_find(&head.method, path), Found::Nothing)
-            }) => return Ok(answer),
+            Found::Nothing
+                if let Some(answer) = baas::slash_redirect(&head.uri, |path| {
+                    !matches!(route_find(&head.method, path), Found::Nothing)
+                }) =>
+            {
+                return Ok(answer);
+            }
             Found::Nothing => return Err(plain(Problem::new(Code::NotFound, "there is nothing at this path"))),
             Found::OtherMethods(allow) => {
                 let title = format!("this path does not take {}; it takes {allow}", head.method);

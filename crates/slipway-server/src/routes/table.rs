@@ -14,8 +14,8 @@ use slipway_api::{
 
 use super::shape::{Param, Params, Shape, json, page, params};
 use super::{
-    baas, blobs, channels, content, docs, download, facts, images, parts, people, sessions, spool, store, tasks, tokens,
-    uploads, versions,
+    baas, blobs, channels, content, docs, download, facts, images, parts, people, sessions, spool, store, tasks,
+    tokens, uploads, versions,
 };
 use crate::http::answer::Answered;
 use crate::http::ask::Ask;
@@ -351,7 +351,18 @@ mod tests {
             assert!(!route.about.is_empty() && !route.about.ends_with('.'), "{}", route.id);
             for name in path_params(route.path) {
                 let known = [
-                    "owner", "slug", "version", "index", "id", "name", "space", "pack", "file", "uuid", "image_name", "mac",
+                    "owner",
+                    "slug",
+                    "version",
+                    "index",
+                    "id",
+                    "name",
+                    "space",
+                    "pack",
+                    "file",
+                    "uuid",
+                    "image_name",
+                    "mac",
                 ];
                 assert!(known.contains(&name), "{} has a part {name} that no handler reads", route.id);
             }

@@ -25,11 +25,7 @@ async fn newest(tx: &mut Tx, image: &ImageRow) -> Result<Option<Version>, DbErro
 ///
 /// # Errors
 /// `pinned` names what keeps the content, before any byte is sent.
-pub(super) async fn content_replaceable(
-    tx: &mut Tx,
-    image: &ImageRow,
-    replace: bool,
-) -> Result<Option<Uuid>, TxError> {
+pub(super) async fn content_replaceable(tx: &mut Tx, image: &ImageRow, replace: bool) -> Result<Option<Uuid>, TxError> {
     if image.versioned && !replace {
         return Ok(None);
     }
@@ -54,7 +50,8 @@ async fn pin_check(tx: &mut Tx, image: &ImageRow, version: &Version) -> Result<(
             .hint(hint)
             .into())
     };
-    let off = |what: &str| format!("`slipway image protect {what} --off` takes the protection off, or upload a new version");
+    let off =
+        |what: &str| format!("`slipway image protect {what} --off` takes the protection off, or upload a new version");
     if image.protected {
         return pinned(format!("image {} is protected", image.reference()), off(&image.reference()));
     }
@@ -152,10 +149,11 @@ pub async fn content_restore(
         let channels = image_channels(tx, &image.id).await?;
         let old = version_read(&version_find(tx, &image, &VersionPick::Number(number), false).await?, &channels)?;
         let name = image.version_reference(number);
-        let taken = sql("DELETE FROM replaced WHERE content_id = $1 AND image_id = $2 AND number = $3 RETURNING content_id")
-            .bind(content)
-            .bind(image.id)
-            .bind(number);
+        let taken =
+            sql("DELETE FROM replaced WHERE content_id = $1 AND image_id = $2 AND number = $3 RETURNING content_id")
+                .bind(content)
+                .bind(image.id)
+                .bind(number);
         let Some(row) = tx.row(taken).await? else {
             let title = format!("version {name} has no replaced content {content} in the trash");
             return Err(Problem::new(Code::NotFound, title)

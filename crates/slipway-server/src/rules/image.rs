@@ -5,7 +5,8 @@ use crate::db::{DbError, Tx, TxError, sql, tx, word_of};
 use crate::policy::{self, Action, Object, SYSTEM};
 use crate::rules::idempotency::{idempotency_begin, idempotency_finish};
 use crate::rules::image_row::{
-    IMAGE_SELECT, ImageBy, ImageRow, image_find, image_find_locked, image_to_wire, images_to_wire, public_space, readers_load,
+    IMAGE_SELECT, ImageBy, ImageRow, image_find, image_find_locked, image_to_wire, images_to_wire, public_space,
+    readers_load,
 };
 use crate::rules::owner::{Owner, owner_find, owner_name, server_allowed};
 use crate::rules::page::{cursor_decode, cursor_encode, like_anywhere, limit_check, page_of};
@@ -14,7 +15,9 @@ use crate::rules::text::{
 };
 use crate::rules::version::versions_of;
 use serde_json::json;
-use slipway_api::{AccountName, Code, Image, ImageChange, ImageNew, ImageRef, ImageType, Page, PageQuery, Problem, Role};
+use slipway_api::{
+    AccountName, Code, Image, ImageChange, ImageNew, ImageRef, ImageType, Page, PageQuery, Problem, Role,
+};
 use slipway_store::SpaceId;
 use std::str::FromStr;
 use uuid::Uuid;
@@ -306,7 +309,10 @@ fn type_check(who: &Caller, row: &ImageRow, change: &ImageChange) -> Result<(), 
     match fine || moderator {
         true => Ok(()),
         false => {
-            let title = format!("making image {} of type system, or not so any more, needs role moderator or admin", row.reference());
+            let title = format!(
+                "making image {} of type system, or not so any more, needs role moderator or admin",
+                row.reference()
+            );
             Err(Problem::new(Code::Forbidden, title).field("type"))
         }
     }
@@ -321,7 +327,8 @@ async fn versioned_check(tx: &mut Tx, row: &ImageRow, change: &ImageChange) -> R
     match tx.row_must(count).await?.size("n")? {
         0 | 1 => Ok(()),
         n => {
-            let title = format!("image {} has {n} versions, the trash counted; without versions it has one", row.reference());
+            let title =
+                format!("image {} has {n} versions, the trash counted; without versions it has one", row.reference());
             Err(Problem::new(Code::Conflict, title).field("versioned").hint("make another image for that").into())
         }
     }

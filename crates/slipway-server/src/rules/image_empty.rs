@@ -86,7 +86,8 @@ async fn image_with_zero(
         owner_of_new(tx, who, owner, &slug, new.image_type).await?;
         let checked = image_new_check(who, new, &slug)?;
         let id = image_insert(tx, &found, &slug, &checked).await?;
-        let gone = || TxError::from(Problem::new(Code::NameTaken, format!("image {}/{slug} exists already", found.name)));
+        let gone =
+            || TxError::from(Problem::new(Code::NameTaken, format!("image {}/{slug} exists already", found.name)));
         let id = id.ok_or_else(gone)?;
         let image = image_by_id(tx, &id).await?.ok_or_else(gone)?;
         let made_by = who.user.as_ref().map_or(found.name.as_str(), |user| user.name.as_str()).to_owned();
@@ -102,7 +103,7 @@ async fn image_with_zero(
         };
         version_insert(tx, &image, &zero, bytes.prepared, None).await?;
         // The commit point of both: image and version 0 are there, or neither is.
-        Ok(image_by_id(tx, &id).await?.ok_or_else(gone)?)
+        image_by_id(tx, &id).await?.ok_or_else(gone)
     });
     Ok(made?)
 }

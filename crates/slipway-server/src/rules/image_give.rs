@@ -45,7 +45,8 @@ pub(super) async fn image_give_begin(
         return Ok(None);
     }
     if owner.name == SYSTEM || image.owner.name == SYSTEM {
-        let title = format!("image {} cannot be given to or by the system, whose images are open to all", image.reference());
+        let title =
+            format!("image {} cannot be given to or by the system, whose images are open to all", image.reference());
         return Err(Problem::new(Code::Conflict, title).hint("share it with everyone instead").into());
     }
     if let Some(task) = image.share_task {
@@ -79,7 +80,8 @@ pub(super) async fn owner_set(tx: &mut Tx, image: &Uuid, owner: &Uuid) -> Result
     let Some(owner) = owner_by_id(tx, owner).await? else { return Ok(()) };
     let Some(row) = tx.row(sql("SELECT slug FROM image WHERE id = $1").bind(image)).await? else { return Ok(()) };
     let slug = slug_free(tx, &owner, &row.text("slug")?).await?;
-    let update = sql("UPDATE image SET account_id = $1, slug = $2 WHERE id = $3").bind(owner.id).bind(&slug).bind(image);
+    let update =
+        sql("UPDATE image SET account_id = $1, slug = $2 WHERE id = $3").bind(owner.id).bind(&slug).bind(image);
     tx.run(update).await?;
     tx.run(sql("DELETE FROM image_reader WHERE image_id = $1 AND account_id = $2").bind(image).bind(owner.id)).await?;
     tx.nudge(Nudge::Expiry);

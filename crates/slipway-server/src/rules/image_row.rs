@@ -7,9 +7,7 @@ use crate::policy::{self, Action, ImageObject, Object};
 use crate::rules::owner::{Owner, names_of, owner_name};
 use crate::rules::page::batches;
 use crate::scope::Scopes;
-use slipway_api::{
-    Channel, Code, FileSystem, FileType, Image, ImageRef, ImageType, Problem, Role, Sharing, Transfer,
-};
+use slipway_api::{Channel, Code, FileSystem, FileType, Image, ImageRef, ImageType, Problem, Role, Sharing, Transfer};
 use slipway_store::SpaceId;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;

@@ -187,7 +187,8 @@ pub async fn token_revoke(core: &Core, who: &Caller, id: Uuid) -> Result<(), Pro
         if who.user.is_none() && !who.is_server() {
             return Err(crate::policy::unauthenticated().into());
         }
-        let read = sql("SELECT a.id, a.name, a.role FROM token t JOIN account a ON a.id = t.account_id WHERE t.id = $1");
+        let read =
+            sql("SELECT a.id, a.name, a.role FROM token t JOIN account a ON a.id = t.account_id WHERE t.id = $1");
         let row = tx.row(read.bind(id)).await?.ok_or_else(|| TxError::from(gone()))?;
         let (account, name): (Uuid, String) = (row.parsed("id")?, row.text("name")?);
         if who.token != Some(id) {

@@ -98,7 +98,7 @@ pub async fn image_trash(
         let image = image_find_locked(tx, who, image, Action::ImageDelete).await?;
         image.trash_check()?;
         image.revision_check(if_match)?;
-        Ok(image_discard(tx, &image).await?)
+        image_discard(tx, &image).await
     });
     Ok(done?)
 }

@@ -3,8 +3,8 @@
 use crate::core::{Caller, Core, Nudge, ms};
 use crate::db::{DbError, Row, Tx, TxError, sql, tx, word_of};
 use crate::policy::{self, Action, Object};
-use crate::rules::idempotency::{idempotency_begin, idempotency_finish};
 use crate::rules::content::content_replaceable;
+use crate::rules::idempotency::{idempotency_begin, idempotency_finish};
 use crate::rules::image_row::{ImageBy, ImageRow, image_by_id, image_find_locked};
 use crate::rules::text::{message_check, text_check};
 use crate::rules::version::{number_find, version_find};

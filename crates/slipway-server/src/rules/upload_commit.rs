@@ -334,8 +334,8 @@ async fn content_insert(
         .row(
             sql("SELECT digest, sha256 FROM content WHERE root = $1 AND (spaces = $2 OR data_bytes = 0) \
                  AND sha256 IS NOT NULL LIMIT 1")
-                .bind(prepared.root.to_string())
-                .bind(&spaces),
+            .bind(prepared.root.to_string())
+            .bind(&spaces),
         )
         .await?;
     let (known_digest, sha256) = match known {

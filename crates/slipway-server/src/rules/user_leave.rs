@@ -27,8 +27,10 @@ pub(crate) async fn user_leave(core: &Core, who: &Caller, name: &str, to: Option
         };
         // First of all, so that whoever makes an image for them comes before this, and is seen below, or waits for it.
         let left = format!("gone-{}", account.id.simple());
-        let end = sql("UPDATE account SET kind = 'deleted', name = $1, disabled = 1, password = NULL, email = NULL, full_name = '', \
-             updated_at = $2, revision = revision + 1 WHERE id = $3");
+        let end = sql(
+            "UPDATE account SET kind = 'deleted', name = $1, disabled = 1, password = NULL, email = NULL, full_name = '', \
+             updated_at = $2, revision = revision + 1 WHERE id = $3",
+        );
         let now = tx.now();
         tx.run(end.bind(&left).bind(now).bind(account.id)).await?;
         let owned = sql(format!("{IMAGE_SELECT} WHERE image.account_id = $1 ORDER BY image.id")).bind(account.id);
@@ -49,7 +51,8 @@ pub(crate) async fn user_leave(core: &Core, who: &Caller, name: &str, to: Option
         }
         let tokens = tx.run(sql("DELETE FROM token WHERE account_id = $1").bind(account.id)).await?;
         tx.run(sql("DELETE FROM image_reader WHERE account_id = $1").bind(account.id)).await?;
-        let uploads = sql("UPDATE upload SET state = 'ended' WHERE account_id = $1 AND state = 'open'").bind(account.id);
+        let uploads =
+            sql("UPDATE upload SET state = 'ended' WHERE account_id = $1 AND state = 'open'").bind(account.id);
         let uploads = tx.run(uploads).await?;
         let remain = sql("SELECT COUNT(*) AS n FROM image WHERE account_id = $1").bind(account.id);
         if tx.row_must(remain).await?.int("n")? == 0 {

@@ -12,7 +12,9 @@ use slipway_api::{AccountName, Code, Problem, User};
 pub(crate) async fn user_rename(core: &Core, who: &Caller, name: &str, new: AccountName) -> Result<User, Problem> {
     let name = name_of(who, name)?;
     if new.as_str() == SYSTEM || new.as_str().starts_with("gone-") {
-        return Err(Problem::new(Code::InvalidName, format!("the name {new} is kept for the server itself")).field("name"));
+        return Err(
+            Problem::new(Code::InvalidName, format!("the name {new} is kept for the server itself")).field("name")
+        );
     }
     let renamed: Result<User, TxError> = tx!(&core.db, who, |tx| {
         let account = account_allowed(tx, who, Action::UserManage, &name).await?;
@@ -24,7 +26,8 @@ pub(crate) async fn user_rename(core: &Core, who: &Caller, name: &str, new: Acco
             let update = sql("UPDATE account SET name = $1, updated_at = $2, revision = revision + 1 WHERE id = $3");
             let now = tx.now();
             tx.run(update.bind(new.as_str()).bind(now).bind(account.id)).await?;
-            for column in ["version SET created_by = $1 WHERE created_by", "task SET created_by = $1 WHERE created_by"] {
+            for column in ["version SET created_by = $1 WHERE created_by", "task SET created_by = $1 WHERE created_by"]
+            {
                 tx.run(sql(format!("UPDATE {column} = $2")).bind(new.as_str()).bind(&name)).await?;
             }
             associated_rename(tx, &name, new.as_str()).await?;
@@ -41,7 +44,8 @@ pub(crate) async fn user_rename(core: &Core, who: &Caller, name: &str, new: Acco
 async fn associated_rename(tx: &mut Tx, old: &str, new: &str) -> Result<(), DbError> {
     let (old, new) = (format!("{old}/"), format!("{new}/"));
     let pattern = format!("%\"{}%", old.replace('_', "\\_"));
-    let rows = tx.rows(sql("SELECT id, associated FROM image WHERE associated LIKE $1 ESCAPE '\\'").bind(pattern)).await?;
+    let rows =
+        tx.rows(sql("SELECT id, associated FROM image WHERE associated LIKE $1 ESCAPE '\\'").bind(pattern)).await?;
     for row in rows {
         let given: Vec<String> = row.json("associated")?;
         let kept: Vec<String> = given

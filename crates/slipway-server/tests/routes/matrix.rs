@@ -22,8 +22,14 @@ struct Scene {
 
 async fn scene(site: &Site, path: &str, id: &str) -> Scene {
     let owner = site.person("user").await;
-    let mut scene =
-        Scene { owner: owner.clone(), image: String::new(), uuid: String::new(), upload: String::new(), task: String::new(), layout: None };
+    let mut scene = Scene {
+        owner: owner.clone(),
+        image: String::new(),
+        uuid: uuid::Uuid::nil().to_string(),
+        upload: String::new(),
+        task: String::new(),
+        layout: None,
+    };
     if path.starts_with("/image/{uuid}") || path.ends_with("/images/{image_name}") {
         let made = site.post(&owner.token, "/image", &json!({ "Name": "disk", "Size": 1 })).await.plain(201).json();
         scene.uuid = made["UUID"].as_str().unwrap().to_owned();

@@ -76,8 +76,7 @@ pub(super) async fn image_upload(ask: Ask) -> Answered {
     let checks = FillChecks { replace: !new_version, ..FillChecks::default() };
     let _seat = body_seat()?;
     let (pump, reader) = body_channel(ReprCheck::default());
-    let filling =
-        rules::upload::upload_fill(&site.core, &who, new, Some(wrap), Box::new(reader), checks, pump.cut());
+    let filling = rules::upload::upload_fill(&site.core, &who, new, Some(wrap), Box::new(reader), checks, pump.cut());
     let (filled, ()) = tokio::join!(filling, pump.run(part, max, &site));
     site.metrics.upload_ended(filled.is_ok());
     Ok(text(&format!("Successfully uploaded image: {}", filled?.version.number)))

@@ -64,9 +64,11 @@ impl Fields {
         let wrong = || bad(format!("{key} is not a list of texts"));
         match self.0.get(&key.to_lowercase()) {
             None => Ok(None),
-            Some(Value::Array(items)) => {
-                items.iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(wrong)).collect::<Result<_, _>>().map(Some)
-            }
+            Some(Value::Array(items)) => items
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned).ok_or_else(wrong))
+                .collect::<Result<_, _>>()
+                .map(Some),
             Some(_) => Err(wrong()),
         }
     }
@@ -84,8 +86,7 @@ mod tests {
 
     #[test]
     fn keys_match_without_regard_to_case() {
-        let serde_json::Value::Object(object) =
-            json!({ "NAME": "a", "sIze": 3, "Versioned": false, "x": {}, "Type": null, "Associated": ["b"], "Filesystem": "" })
+        let serde_json::Value::Object(object) = json!({ "NAME": "a", "sIze": 3, "Versioned": false, "x": {}, "Type": null, "Associated": ["b"], "Filesystem": "" })
         else {
             panic!()
         };
@@ -97,7 +98,12 @@ mod tests {
         assert_eq!((fields.text("Filesystem").unwrap(), fields.filled("Filesystem").unwrap()), (Some(""), None));
         assert_eq!(fields.texts("Associated").unwrap(), Some(vec!["b".to_owned()]));
         assert!(fields.has_items("associated") && !fields.has_items("Name"));
-        for refused in [fields.text("Size").is_err(), fields.flag("Name").is_err(), fields.count("Name").is_err(), fields.texts("x").is_err()] {
+        for refused in [
+            fields.text("Size").is_err(),
+            fields.flag("Name").is_err(),
+            fields.count("Name").is_err(),
+            fields.texts("x").is_err(),
+        ] {
             assert!(refused);
         }
     }

@@ -145,7 +145,9 @@ pub(super) async fn image_change(mut ask: Ask) -> Answered {
         let done = rules::image_give::image_give(ask.core(), &ask.who, by, owner.as_str(), GIVE_WAIT).await?;
         if !done {
             let title = format!("the image is still being moved to {owner}, who owns it when that is done");
-            return Err(Problem::new(Code::Unavailable, title).retry_after(30).hint("ask for the image again in a while"));
+            return Err(Problem::new(Code::Unavailable, title)
+                .retry_after(30)
+                .hint("ask for the image again in a while"));
         }
     }
     json(StatusCode::OK, &BaasImage::of(image_facts(&ask.site.core, &ask.who, id).await?))

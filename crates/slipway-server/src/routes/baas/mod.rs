@@ -37,7 +37,8 @@ pub(super) fn rows() -> Vec<Route> {
 
 fn user_rows() -> Vec<Route> {
     vec![
-        row!(GET "/users", MODERATOR, baas_user_list, users::user_list, "All users").gives(200, json::<Vec<BaasUser>>()),
+        row!(GET "/users", MODERATOR, baas_user_list, users::user_list, "All users")
+            .gives(200, json::<Vec<BaasUser>>()),
         row!(POST "/user", ADMIN, baas_user_create, users::user_create, "Makes a user").body(JSON).gives(200, TEXT),
         row!(GET "/user/me", USER, baas_user_me, users::user_me, "Who the caller is").gives(200, json::<BaasUser>()),
         row!(GET "/user/{name}", USER, baas_user_get, users::user_get, "One user").gives(200, json::<BaasUser>()),
@@ -46,8 +47,8 @@ fn user_rows() -> Vec<Route> {
             .gives(200, json::<BaasUser>()),
         row!(DELETE "/user/{name}", USER, baas_user_delete, users::user_delete,
             "Deletes a user; their images go into the trash, or to the user named in `to`")
-            .extra(&[("to", "Who gets the images", "string")])
-            .gives(200, TEXT),
+        .extra(&[("to", "Who gets the images", "string")])
+        .gives(200, TEXT),
     ]
 }
 

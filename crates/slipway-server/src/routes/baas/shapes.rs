@@ -91,7 +91,11 @@ impl BaasImage {
             name: row.title,
             versions: versions
                 .into_iter()
-                .map(|(version, at)| BaasVersion { version, image_model_uuid: uuid.clone(), created_at: at.div_euclid(1000) })
+                .map(|(version, at)| BaasVersion {
+                    version,
+                    image_model_uuid: uuid.clone(),
+                    created_at: at.div_euclid(1000),
+                })
                 .collect(),
             uuid,
             username: row.owner.name,
@@ -131,7 +135,8 @@ pub(super) fn text(text: &str) -> Response<Body> {
 macro_rules! word_read {
     ($name:ident, $type:ty, $key:literal, $known:literal) => {
         pub(super) fn $name(given: &str) -> Result<$type, Problem> {
-            serde_json::from_value(serde_json::Value::String(given.to_lowercase())).map_err(|_| unknown($key, given, $known))
+            serde_json::from_value(serde_json::Value::String(given.to_lowercase()))
+                .map_err(|_| unknown($key, given, $known))
         }
     };
 }

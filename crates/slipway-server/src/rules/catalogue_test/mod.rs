@@ -5,6 +5,7 @@ mod commit;
 mod images;
 mod ledger;
 mod pruning;
+mod replaced;
 mod sharing;
 mod tasks;
 mod uploads;

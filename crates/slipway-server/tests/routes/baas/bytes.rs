@@ -60,7 +60,11 @@ async fn a_download_is_compressed_when_asked() {
             call = call.header("accept-encoding", accept);
         }
         let got = call.send().await.plain(200);
-        assert_eq!((got.header("content-encoding"), got.header("content-type")), (coding, "disk/raw"), "{query} {accept}");
+        assert_eq!(
+            (got.header("content-encoding"), got.header("content-type")),
+            (coding, "disk/raw"),
+            "{query} {accept}"
+        );
         let mut raw = Vec::new();
         match coding {
             "gzip" => drop(flate2::read::MultiGzDecoder::new(&got.body[..]).read_to_end(&mut raw).unwrap()),
@@ -70,7 +74,8 @@ async fn a_download_is_compressed_when_asked() {
         assert!(raw == bytes, "{query} {accept}");
     }
     // A range is of the raw bytes, and is never coded.
-    let call = site.call("GET", &format!("/image/{disk}/1?compress=zstd")).token(&owner.token).header("range", "bytes=0-9");
+    let call =
+        site.call("GET", &format!("/image/{disk}/1?compress=zstd")).token(&owner.token).header("range", "bytes=0-9");
     let got = call.send().await;
     assert_eq!((got.status, got.header("content-encoding"), got.body.len()), (206, "", 10));
 }

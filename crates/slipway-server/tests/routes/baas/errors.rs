@@ -139,7 +139,12 @@ async fn forms_that_are_none_make_no_version() {
         ("", vec![], 400, "the form has no part with an image\n"),
         ("", vec![field("true")], 400, "the form has no part with an image\n"),
         ("", vec![field("yes"), file()], 400, "X-BAAS-NewVersion 'yes'"),
-        ("true", vec![field("false"), file()], 400, "the header X-BAAS-NewVersion and the field newVersion say different"),
+        (
+            "true",
+            vec![field("false"), file()],
+            400,
+            "the header X-BAAS-NewVersion and the field newVersion say different",
+        ),
         ("", vec![file(), field("false")], 400, "the field newVersion comes after the image"),
         ("", vec![("file", Some("d"), Vec::new())], 422, ""),
         ("", vec![file(), ("more", None, vec![b'x'; 2 << 20])], 413, "more than 1048576 bytes follow"),
@@ -150,7 +155,8 @@ async fn forms_that_are_none_make_no_version() {
         assert!(said.starts_with(why), "{said}");
     }
     for content_type in ["multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=x"] {
-        let call = site.call("POST", &format!("/image/{uuid}")).token(&owner.token).header("content-type", content_type);
+        let call =
+            site.call("POST", &format!("/image/{uuid}")).token(&owner.token).header("content-type", content_type);
         let status = call.body("x").send().await.status;
         assert!(status == 400 || status == 415, "{content_type}: {status}");
     }

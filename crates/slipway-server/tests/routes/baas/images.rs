@@ -9,7 +9,7 @@ async fn a_new_image_is_an_empty_disk_that_costs_nothing() {
     for site in Site::each().await {
         let owner = site.person("user").await;
         for (wish, mib) in [
-            (json!({}), 6144),
+            (json!({}), 6144u64),
             (json!({ "Size": 3 }), 3),
             (json!({ "Type": "machine" }), 128),
             (json!({ "Type": "machine", "Size": 5 }), 5),
@@ -22,12 +22,13 @@ async fn a_new_image_is_an_empty_disk_that_costs_nothing() {
             assert_eq!(numbers(&made), [0], "{body}");
             let path = format!("/image/{}/0", made["UUID"].as_str().unwrap());
             let head = site.call("HEAD", &path).token(&owner.token).send().await;
-            assert_eq!(head.header("content-length"), (mib << 20u64).to_string(), "{body}");
+            assert_eq!(head.header("content-length"), (mib << 20).to_string(), "{body}");
             let end = site.call("GET", &path).token(&owner.token).header("range", "bytes=-4096").send().await;
             assert_eq!((end.status, end.body), (206, vec![0; 4096]), "{body}");
         }
         let native = site.get(&owner.token, &format!("images?owner={}", owner.name)).await.is(200).json();
-        let slugs: Vec<&str> = native["items"].as_array().unwrap().iter().map(|i| i["slug"].as_str().unwrap()).collect();
+        let slugs: Vec<&str> =
+            native["items"].as_array().unwrap().iter().map(|i| i["slug"].as_str().unwrap()).collect();
         assert_eq!(slugs, ["fedora", "fedora-2", "fedora-3", "fedora-4", "fedora-5", "fedora-6"]);
         for image in native["items"].as_array().unwrap() {
             assert_eq!((&image["title"], &image["latest"]), (&json!("Fedora"), &json!(0)));
@@ -132,7 +133,10 @@ async fn what_is_said_of_an_image_is_changed_and_its_bytes_are_not() {
         assert_eq!(site.call("PUT", &path).token(&owner.token).json(&empty).send().await.plain(200).json(), got);
         // The native API shows the same.
         let native = site.get(&owner.token, &format!("images/{}", reference(&site, &disk).await)).await.is(200).json();
-        assert_eq!((&native["file_type"], &native["transfer"], &native["versioned"]), (&json!("qcow2"), &json!("nbd"), &json!(true)));
+        assert_eq!(
+            (&native["file_type"], &native["transfer"], &native["versioned"]),
+            (&json!("qcow2"), &json!("nbd"), &json!(true))
+        );
     }
 }
 
@@ -145,7 +149,8 @@ async fn an_image_changes_hands_with_its_bytes() {
         uploaded(upload(&site, &owner, &disk, None, &bytes).await);
         image(&site, &heir, json!({ "Name": "disk" })).await;
         let give = json!({ "Username": heir.name.to_uppercase(), "Name": "Given" });
-        let got = site.call("PUT", &format!("/image/{disk}")).token(&site.admin).json(&give).send().await.plain(200).json();
+        let got =
+            site.call("PUT", &format!("/image/{disk}")).token(&site.admin).json(&give).send().await.plain(200).json();
         assert_eq!((&got["Username"], &got["Name"]), (&json!(heir.name), &json!("Given")));
         site.get(&owner.token, &format!("/image/{disk}")).await.plain(404);
         site.get(&owner.token, &format!("/image/{disk}/1")).await.plain(404);
@@ -168,7 +173,10 @@ async fn a_deleted_image_is_gone_and_comes_back_from_the_trash() {
     let name = reference(&site, &disk).await;
     let path = format!("/image/{disk}");
     for (pin, off) in [
-        (("PATCH", format!("images/{name}"), json!({ "protected": true })), ("PATCH", format!("images/{name}"), json!({ "protected": false }))),
+        (
+            ("PATCH", format!("images/{name}"), json!({ "protected": true })),
+            ("PATCH", format!("images/{name}"), json!({ "protected": false })),
+        ),
         (
             ("PATCH", format!("images/{name}/versions/0"), json!({ "protected": true })),
             ("PATCH", format!("images/{name}/versions/0"), json!({ "protected": false })),
@@ -184,7 +192,9 @@ async fn a_deleted_image_is_gone_and_comes_back_from_the_trash() {
         assert!(site.call(off.0, &off.1).token(&owner.token).json(&off.2).send().await.status < 300);
     }
     site.call("DELETE", &path).token(&owner.token).send().await.plain(200);
-    for (method, path) in [("GET", path.clone()), ("DELETE", path.clone()), ("GET", format!("{path}/0")), ("PUT", path.clone())] {
+    for (method, path) in
+        [("GET", path.clone()), ("DELETE", path.clone()), ("GET", format!("{path}/0")), ("PUT", path.clone())]
+    {
         site.call(method, &path).token(&owner.token).body("{}").send().await.plain(404);
     }
     upload(&site, &owner, &disk, None, b"x").await.plain(404);

@@ -11,12 +11,20 @@ async fn true_and_absent_make_a_version_and_false_replaces_the_newest() {
         let disk = image(&site, &owner, json!({})).await;
         let (a, b, c) = (noise(1, 100_000), noise(2, 60_000), noise(3, 150_000));
         assert_eq!(uploaded(upload(&site, &owner, &disk, None, &a).await), 1);
-        assert_eq!(uploaded(upload(&site, &owner, &disk, Some("true"), &a).await), 2, "each upload makes one, also of equal bytes");
+        assert_eq!(
+            uploaded(upload(&site, &owner, &disk, Some("true"), &a).await),
+            2,
+            "each upload makes one, also of equal bytes"
+        );
         assert_eq!(uploaded(upload(&site, &owner, &disk, Some("false"), &b).await), 2);
         assert!(download(&site, &owner, &disk, "1").await == a);
         // Shorter than what was there: nothing of it shines through.
         assert!(download(&site, &owner, &disk, "2").await == b);
-        assert_eq!(uploaded(upload(&site, &owner, &disk, Some("false"), &b).await), 2, "the same bytes again change nothing");
+        assert_eq!(
+            uploaded(upload(&site, &owner, &disk, Some("false"), &b).await),
+            2,
+            "the same bytes again change nothing"
+        );
         assert_eq!(numbers(&shown(&site, &owner, &disk).await), [0, 1, 2]);
         // A number that was used is not used again.
         let name = reference(&site, &disk).await;
@@ -70,7 +78,11 @@ async fn what_is_pinned_keeps_its_content() {
         for (pin, release, why) in [
             (("PATCH", version.clone(), on.clone()), ("PATCH", version.clone(), off.clone()), "it is protected"),
             (("PATCH", format!("images/{name}"), on), ("PATCH", format!("images/{name}"), off), "is protected"),
-            (("PUT", channel.clone(), json!({ "version": 1 })), ("DELETE", channel, Value::Null), "channel 'stable' names it"),
+            (
+                ("PUT", channel.clone(), json!({ "version": 1 })),
+                ("DELETE", channel, Value::Null),
+                "channel 'stable' names it",
+            ),
         ] {
             let pinning = site.call(pin.0, &pin.1).token(&owner.token).json(&pin.2).send().await;
             pinning.is(200);

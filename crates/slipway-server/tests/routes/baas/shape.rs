@@ -54,8 +54,18 @@ async fn answers_are_one_line_in_the_right_spelling() {
     let uuid = image(&site, &owner, json!({})).await;
     let machine = image(&site, &owner, json!({ "Type": "machine" })).await;
     const IMAGE: &[&str] = &[
-        "Name", "Versions", "UUID", "Username", "DiskCompressionStrategy", "ImageFileType", "Type", "Checksum", "Filesystem",
-        "Location", "DiskTransferStrategy", "Associated",
+        "Name",
+        "Versions",
+        "UUID",
+        "Username",
+        "DiskCompressionStrategy",
+        "ImageFileType",
+        "Type",
+        "Checksum",
+        "Filesystem",
+        "Location",
+        "DiskTransferStrategy",
+        "Associated",
     ];
     let user = ["Username", "Name", "Email", "Role"];
     for (path, keys) in [
@@ -83,7 +93,10 @@ async fn answers_are_one_line_in_the_right_spelling() {
     let users = site.get(&site.admin, "/users").await.plain(200).json();
     assert!(users.as_array().unwrap().iter().any(|user| user["Username"] == *owner.name));
     let text = site.call("DELETE", &format!("/image/{uuid}")).token(&owner.token).send().await.plain(200);
-    assert_eq!((text.text().as_str(), text.header("content-type")), ("Successfully deleted image\n", "text/plain; charset=utf-8"));
+    assert_eq!(
+        (text.text().as_str(), text.header("content-type")),
+        ("Successfully deleted image\n", "text/plain; charset=utf-8")
+    );
     assert_eq!(text.header("x-content-type-options"), "nosniff");
 }
 
@@ -93,7 +106,8 @@ async fn keys_match_in_any_case_and_unknown_ones_are_ignored() {
     let owner = site.person("user").await;
     let body = r#"{"NAME":"Any Case","size":2,"dISKcompressionSTRATEGY":"GZip","imagefiletype":"RAW","TYPE":"Boot",
         "location":"/dev/sda","DISKTRANSFERSTRATEGY":"NBD","Unknown":{"a":[1]},"versioned":false,"Versions":null}"#;
-    let made = site.call("POST", "/image").token(&owner.token).header("content-type", "application/x-www-form-urlencoded");
+    let made =
+        site.call("POST", "/image").token(&owner.token).header("content-type", "application/x-www-form-urlencoded");
     let made = made.body(body).send().await.plain(201).json();
     for (key, value) in [
         ("Name", "Any Case"),
@@ -114,7 +128,8 @@ async fn keys_match_in_any_case_and_unknown_ones_are_ignored() {
     assert!(version["CreatedAt"].as_u64().unwrap().abs_diff(now) < 60, "{version}");
     // What was shown can be sent back, and changes nothing.
     let uuid = made["UUID"].as_str().unwrap();
-    let again: Value = site.call("PUT", &format!("/image/{uuid}")).token(&owner.token).json(&made).send().await.plain(200).json();
+    let again: Value =
+        site.call("PUT", &format!("/image/{uuid}")).token(&owner.token).json(&made).send().await.plain(200).json();
     assert_eq!(again, made);
     assert_eq!(shown(&site, &owner, uuid).await, made);
 }

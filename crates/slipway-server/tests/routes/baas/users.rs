@@ -56,13 +56,18 @@ async fn a_user_leaves_and_their_images_go_into_the_trash() {
         let path = format!("/user/{}", owner.name);
         // A pinned image keeps its owner too: all or nothing.
         let name = reference(&site, &disk).await;
-        let protect = |on: bool| site.call("PATCH", &format!("images/{name}")).token(&site.admin).json(&json!({ "protected": on })).send();
+        let protect = |on: bool| {
+            site.call("PATCH", &format!("images/{name}")).token(&site.admin).json(&json!({ "protected": on })).send()
+        };
         protect(true).await.is(200);
         let said = site.call("DELETE", &path).token(&site.admin).send().await.plain(409).text();
         assert!(said.contains("it is protected"), "{said}");
         site.get(&owner.token, "/user/me").await.plain(200);
         protect(false).await.is(200);
-        assert_eq!(site.call("DELETE", &path).token(&owner.token).send().await.plain(200).text(), "Successfully deleted user\n");
+        assert_eq!(
+            site.call("DELETE", &path).token(&owner.token).send().await.plain(200).text(),
+            "Successfully deleted user\n"
+        );
         site.get(&owner.token, "/user/me").await.plain(401);
         site.get(&site.admin, &path).await.plain(404);
         site.get(&site.admin, &format!("{path}/images")).await.plain(404);
@@ -86,7 +91,8 @@ async fn a_user_leaves_and_their_images_go_into_the_trash() {
         site.call("PUT", &format!("/image/{disk}")).token(&site.admin).json(&give).send().await.plain(200);
         assert!(download(&site, &reader, &disk, "1").await == bytes);
         let journal = site.get(&site.admin, "journal?limit=1000").await.is(200).json();
-        let verbs: Vec<&str> = journal["items"].as_array().unwrap().iter().map(|line| line["verb"].as_str().unwrap()).collect();
+        let verbs: Vec<&str> =
+            journal["items"].as_array().unwrap().iter().map(|line| line["verb"].as_str().unwrap()).collect();
         for verb in ["image_trash", "user_delete", "image_restore", "image_give", "image_given"] {
             assert!(verbs.contains(&verb), "{verb} is not in the journal");
         }
@@ -124,7 +130,8 @@ async fn a_new_name_carries_every_reference() {
         let narrow = site.post(&owner.token, "tokens", &json!({ "name": "n", "scopes": [scope] })).await.is(201).json();
         let narrow = narrow["secret"].as_str().unwrap();
         let (old, new) = (format!("/user/{}", owner.name), site.fresh("renamed"));
-        let rename = |token: String, to: &str| site.call("PUT", &old).token(&token).json(&json!({ "Username": to })).send();
+        let rename =
+            |token: String, to: &str| site.call("PUT", &old).token(&token).json(&json!({ "Username": to })).send();
         rename(owner.token.clone(), &other.name).await.plain(409);
         rename(owner.token.clone(), "gone-x").await.plain(400);
         rename(other.token.clone(), "x").await.plain(404);
