@@ -6,13 +6,15 @@
 
 #[path = "inputs/encodings.rs"]
 mod encodings;
+#[path = "inputs/enter.rs"]
+mod enter;
 
 use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::cell::Cell;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use slipway_chunk::{DecodedFrame, FRAME_RAW_MAX, Footer, FrameHeader, Layout, Manifest, PackTrailer, Segment};
+use slipway_chunk::DecodedFrame;
 
 struct Counting;
 
@@ -49,30 +51,8 @@ fn bounded<T>(len: usize, fixed: usize, decode: impl FnOnce() -> T) -> T {
 
 /// Gives `bytes` to every decoder; whatever one takes must encode to the same bytes again.
 fn decode_all(bytes: &[u8]) {
-    let len = bytes.len();
-    if let Ok(segment) = bounded(len, 0, || Segment::decode(bytes)) {
-        assert_eq!(segment.encode(), bytes);
-    }
-    if let Ok(manifest) = bounded(len, 0, || Manifest::decode(bytes)) {
-        assert_eq!(manifest.encode(), bytes);
-    }
-    if let Ok(footer) = bounded(len, 0, || Footer::decode(bytes)) {
-        assert_eq!(footer.encode(), bytes);
-    }
-    if let Ok(trailer) = bounded(len, 0, || PackTrailer::decode(bytes)) {
-        assert_eq!(trailer.encode(), bytes);
-        assert!(trailer.pack_len() > 88);
-    }
-    if let Ok(layout) = bounded(len, 0, || Layout::decode(bytes)) {
-        assert_eq!(layout.encode(), bytes);
-    }
-    if let Ok(Some((header, head_len))) = bounded(len, 0, || FrameHeader::decode(bytes)) {
-        assert_eq!(header.encode(), bytes[..head_len]);
-    }
-    // A frame may say that it is 256 KiB raw, and is believed that much.
-    if let Ok(frame) = bounded(len, FRAME_RAW_MAX, || DecodedFrame::decode(bytes)) {
-        let sum: u32 = frame.ids().iter().map(|&(_, len)| len).sum();
-        assert_eq!(sum as usize, frame.raw().len());
+    for (_, entry) in enter::ENTRIES {
+        entry(bytes);
     }
 }
 

@@ -24,7 +24,7 @@ const WRAP_NAMES: &[&str] = &["gz", "xz", "zst"];
 
 /// The disk in an archive.
 pub struct Found {
-    /// Its name there, made harmless for showing.
+    /// Its name there, in quotes and made harmless for showing.
     pub name: String,
     /// Its bytes when unpacked.
     pub size: u64,

@@ -144,6 +144,12 @@ fn vmdk_texts() {
         "names another file ('changeTrackPath'",
     );
     row("a sidecar", "#DDB", "ddb.sidecars = \"f_1.vmfd;\"", "names another file ('ddb.sidecars'");
+    row(
+        "a native parent",
+        "#DDB",
+        "ddb.nativeParentHint = \"base.vmdk\"",
+        "names another file ('ddb.nativeParentHint'",
+    );
     row("a native snapshot", "version=1", "version=1\nisNativeSnapshot=\"yes\"", "native snapshot");
     row("encrypted", "version=1", "version=1\nencryption.keySafe = \"vmware:key/list\"", "it is encrypted");
     row("text version 9", "version=1", "version=9", "text has version '9'");

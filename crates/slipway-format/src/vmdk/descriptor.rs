@@ -146,7 +146,7 @@ fn other_check(container: &Container, key: &str, lower: &str, value: &str) -> Re
     if lower == "isnativesnapshot" && value.eq_ignore_ascii_case("yes") {
         return Err(container.refused("it is a native snapshot, which needs its parent; consolidate it first"));
     }
-    let names_file = ["filename", "path", "sidecar"].iter().any(|word| lower.contains(word));
+    let names_file = ["filename", "path", "sidecar", "nativeparenthint"].iter().any(|word| lower.contains(word));
     if names_file && !value.is_empty() {
         return Err(container.refused(format!(
             "it names another file ({} = {}), which is not opened; make one file of them with 'qemu-img convert' or 'ovftool'",

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod enter;
+pub(crate) mod qcow2;
 pub(crate) mod tar;
 pub(crate) mod vdi;
 pub(crate) mod vhd;
