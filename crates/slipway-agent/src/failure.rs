@@ -35,7 +35,9 @@ impl From<TransferError> for Failure {
     fn from(why: TransferError) -> Self {
         let exit = why.exit_code();
         let hint = match &why {
-            TransferError::Api(slipway_api::ApiError::Problem(problem)) => problem.hint.clone(),
+            TransferError::Api(slipway_api::ApiError::Problem(problem)) => {
+                problem.hint.clone().filter(|hint| hint != problem.code.hint())
+            }
             _ => None,
         };
         let mut what = why.to_string();

@@ -5,6 +5,7 @@
 
 mod client;
 mod code;
+mod hint;
 mod image;
 mod name;
 mod page;

@@ -169,7 +169,9 @@ impl From<Problem> for Failure {
             Code::Conflict if problem.title.starts_with("task") => Some(missing_hint(&problem.title)),
             code => command_hint(code),
         };
-        let next = match (ours, problem.hint) {
+        // What the API says to everybody is said here in terms of commands.
+        let theirs = problem.hint.filter(|hint| hint != problem.code.hint());
+        let next = match (ours, theirs) {
             (Some(ours), None) => Some(ours.to_owned()),
             // A wrong token is mended here and not by the request, whatever the server says of it.
             (Some(ours), Some(_)) if problem.code == Code::Unauthenticated => Some(ours.to_owned()),

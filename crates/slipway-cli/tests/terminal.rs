@@ -11,10 +11,15 @@ use std::time::Duration;
 
 /// Runs the program on a terminal and types an answer after each prompt.
 fn typed(house: &House, words: &[&str], answers: &[(&str, &str)]) -> Ran {
+    typed_on(house, "xterm", 100, words, answers)
+}
+
+/// The same on a terminal of this kind and width.
+fn typed_on(house: &House, term: &str, columns: u16, words: &[&str], answers: &[(&str, &str)]) -> Ran {
     let quoted = std::iter::once(PROGRAM).chain(words.iter().copied()).map(|word| format!("'{word}'"));
-    let line = quoted.collect::<Vec<_>>().join(" ");
+    let line = format!("stty cols {columns}; {}", quoted.collect::<Vec<_>>().join(" "));
     let mut command = Command::new("timeout");
-    command.args(["60", "script", "-qec", &line, "/dev/null"]).current_dir(house.place.dir.path()).env("TERM", "xterm");
+    command.args(["60", "script", "-qec", &line, "/dev/null"]).current_dir(house.place.dir.path()).env("TERM", term);
     command.env("HOME", house.place.dir.path()).env("SLIPWAY_URL", &house.url).env("SLIPWAY_TOKEN", &house.token);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
@@ -76,6 +81,32 @@ fn a_person_sees_bars_and_is_asked() {
     typed(&house, &["--no-input", "user", "rm", "eva"], &[("[y/N]", "y\n")]).expect(2);
     typed(&house, &["user", "rm", "eva"], &[("[y/N]", "y\n")]).expect(0);
     house.run(&["user", "show", "eva"]).expect(3);
+}
+
+#[test]
+fn terminals_differ() {
+    if Command::new("script").arg("--version").output().is_err() {
+        println!("ignored: what a terminal shows (needs 'script' of bsdutils)");
+        return;
+    }
+    let house = House::start();
+    let raw = house.place.file("disk.raw", &image(52));
+    let dumb = typed_on(&house, "dumb", 100, &["push", &raw, "me/os"], &[]).expect(0).text();
+    assert!(!dumb.contains("left") && !dumb.contains('\u{1b}'), "a bar or a colour on a dumb terminal: {dumb:?}");
+    let title = "A title that is as long as titles of people who like long titles are";
+    house.run(&["image", "set", "me/os", "--title", title]).expect(0);
+    let widest = |text: &str| text.lines().map(|line| line.trim_end().chars().count()).max().unwrap();
+    for (columns, whole) in [(200, true), (85, false)] {
+        let shown = typed_on(&house, "xterm", columns, &["image", "log", "me/os"], &[]).expect(0).text();
+        assert!(widest(&shown) <= usize::from(columns), "{columns}: {shown}");
+        let shown = typed_on(&house, "xterm", columns, &["image", "ls"], &[]).expect(0).text();
+        assert!(widest(&shown) <= usize::from(columns) && shown.contains("admin/os"), "{columns}: {shown}");
+        assert_eq!(shown.contains("A title that is as long"), whole, "{columns}: {shown}");
+    }
+    // A pipe gets everything that the table has.
+    assert!(house.run(&["image", "ls"]).expect(0).text().contains("A title that is as long"));
+    let failed = typed_on(&house, "xterm", 100, &["image", "show", "me/none"], &[]).expect(3).text();
+    assert!(failed.contains("\u{1b}[1;31m"), "no colour on a terminal: {failed:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `slipway config`: which settings a command or server would use and why, and what is wrong with them.
 
-use super::serve::ServeFlagsHidden;
+use super::serve::{ServeFlags, Subject};
 use crate::context::Context;
 use crate::credentials;
 use crate::failure::Failure;
@@ -35,11 +35,8 @@ pub(crate) struct Show {
     /// Also say where each value comes from
     #[arg(long)]
     origin: bool,
-    /// Show the settings of 'slipway serve' instead
-    #[arg(long)]
-    server: bool,
     #[command(flatten)]
-    serve: ServeFlagsHidden,
+    subject: Subject,
     #[command(flatten)]
     output: Output,
 }
@@ -55,11 +52,8 @@ Examples:
   slipway config check --server --config /etc/slipway/slipway.toml
   SLIPWAY_STOP_SECONDS=soon slipway config check --server")]
 pub(crate) struct Check {
-    /// Check the settings of 'slipway serve' instead
-    #[arg(long)]
-    server: bool,
     #[command(flatten)]
-    serve: ServeFlagsHidden,
+    subject: Subject,
     #[command(flatten)]
     output: Output,
 }
@@ -76,9 +70,9 @@ pub(crate) fn run(command: Command, cx: &Context) -> Result<(), Failure> {
     match command {
         Command::Show(args) => show(&args, cx),
         Command::Check(args) => {
-            let mut report = match args.server || args.serve.0.any() {
-                true => crate::doctor::server_settings(&args.serve.0),
-                false => crate::doctor::client_settings(cx),
+            let mut report = match args.subject.server() {
+                Some(flags) => crate::doctor::server_settings(flags),
+                None => crate::doctor::client_settings(cx),
             };
             report.extend(crate::doctor::variables_unknown());
             super::doctor::report_print(&report, &args.output, cx)
@@ -87,9 +81,9 @@ pub(crate) fn run(command: Command, cx: &Context) -> Result<(), Failure> {
 }
 
 fn show(args: &Show, cx: &Context) -> Result<(), Failure> {
-    let rows = match args.server || args.serve.0.any() {
-        true => server_rows(&args.serve)?,
-        false => rows(&cx.settings()?),
+    let rows = match args.subject.server() {
+        Some(flags) => server_rows(flags)?,
+        None => rows(&cx.settings()?),
     };
     let rows: Vec<Row> = rows
         .into_iter()
@@ -111,9 +105,9 @@ fn show(args: &Show, cx: &Context) -> Result<(), Failure> {
 
 type Rows = Vec<(&'static str, Option<String>, String)>;
 
-fn server_rows(serve: &ServeFlagsHidden) -> Result<Rows, Failure> {
-    let (_, lines) = serve.0.decide()?;
-    let file = serve.0.config().map(crate::failure::path_shown).unwrap_or_default();
+fn server_rows(serve: &ServeFlags) -> Result<Rows, Failure> {
+    let (_, lines) = serve.decide()?;
+    let file = serve.config().map(crate::failure::path_shown).unwrap_or_default();
     let rows = lines.into_iter().map(|line| {
         let origin = match line.origin {
             ServeOrigin::Flag => format!("flag --{}", line.name.replace('_', "-")),

@@ -1,6 +1,6 @@
 //! `slipway doctor`: looks at everything that has to be right and says what to do about what is not.
 
-use super::serve::ServeFlagsHidden;
+use super::serve::Subject;
 use crate::context::Context;
 use crate::failure::{Failure, exit};
 use crate::human::{clean, count};
@@ -20,19 +20,16 @@ Examples:
   slipway doctor --server --config /etc/slipway/slipway.toml
   slipway doctor --data /srv/slipway -o json")]
 pub(crate) struct Args {
-    /// Look at this machine as a server
-    #[arg(long)]
-    server: bool,
     #[command(flatten)]
-    serve: ServeFlagsHidden,
+    subject: Subject,
     #[command(flatten)]
     output: Output,
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let report = match args.server || args.serve.0.any() {
-        true => crate::doctor::server_examine(&args.serve.0).await,
-        false => crate::doctor::client_examine(cx).await,
+    let report = match args.subject.server() {
+        Some(flags) => crate::doctor::server_examine(flags).await,
+        None => crate::doctor::client_examine(cx).await,
     };
     report_print(&report, &args.output, cx)
 }

@@ -138,7 +138,7 @@ impl ServeFlags {
     }
 
     /// Something was said, so a server is meant.
-    pub(crate) fn any(&self) -> bool {
+    fn any(&self) -> bool {
         let said = serde_json::to_value(self.settings()).is_ok_and(|said| said != serde_json::json!({}));
         said || self.config.is_some()
     }
@@ -164,9 +164,26 @@ impl ServeFlags {
     }
 }
 
+/// Whether a client or a server is meant: for commands that look at either.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Subject {
+    /// Look at 'slipway serve' instead; its options mean that too
+    #[arg(long)]
+    server: bool,
+    #[command(flatten)]
+    flags: ServeFlagsHidden,
+}
+
+impl Subject {
+    /// The options of the server that is meant, if one is.
+    pub(crate) fn server(&self) -> Option<&ServeFlags> {
+        (self.server || self.flags.0.any()).then_some(&self.flags.0)
+    }
+}
+
 /// The same options where they are understood but would fill the screen of `--help`.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ServeFlagsHidden(pub(crate) ServeFlags);
+struct ServeFlagsHidden(ServeFlags);
 
 impl clap::Args for ServeFlagsHidden {
     fn augment_args(command: clap::Command) -> clap::Command {

@@ -54,3 +54,28 @@ impl DirLock {
         Ok(Self { _file: file })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{DirLock, File, FlockOperation, flock};
+    use std::time::Duration;
+
+    #[test]
+    fn a_look_delays_a_start_and_a_server_refuses_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("slipway.sqlite");
+        drop(DirLock::take(&path).unwrap());
+        let looking = File::open(path.with_extension("lock")).unwrap();
+        flock(&looking, FlockOperation::NonBlockingLockShared).unwrap();
+        let look = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            drop(looking);
+        });
+        let held = DirLock::take(&path).unwrap();
+        look.join().unwrap();
+        let refused = DirLock::take(&path).unwrap_err().to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        drop(held);
+        DirLock::take(&path).unwrap();
+    }
+}

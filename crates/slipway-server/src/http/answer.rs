@@ -100,6 +100,9 @@ pub(crate) fn bytes_tagged(headers: &HeaderMap, media: &str, tag: &str, body: im
 /// `application/problem+json`.
 pub(crate) fn problem(mut problem: Problem, request_id: &str) -> Response<Body> {
     problem.request_id = Some(request_id.to_owned());
+    // No error without a next step, whoever made it.
+    let code = problem.code;
+    problem.hint.get_or_insert_with(|| code.hint().to_owned());
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     // A problem is text and numbers, which JSON always can hold.
     let body = serde_json::to_vec(&problem).unwrap_or_default();
