@@ -2,6 +2,7 @@
 
 use crate::run::{read, top};
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,8 +12,19 @@ const HELP: &str = "crates/slipway-cli/tests/golden/help";
 const COMMANDS: &str = "docs/commands.md";
 const SUMMARY: &str = "docs/SUMMARY.md";
 
-/// Writes the pages that are made from something else.
-pub(crate) fn docs_write() -> Result<()> {
+/// The documentation.
+#[derive(Args)]
+pub(crate) struct DocsArgs {
+    /// Write nothing; check that all is fresh, in the summary, and that links lead somewhere, as the test command does
+    #[arg(long)]
+    check: bool,
+}
+
+/// Writes the pages that are made from something else, or checks all of them.
+pub(crate) fn docs_run(args: &DocsArgs) -> Result<()> {
+    if args.check {
+        return docs_check();
+    }
     std::fs::write(top().join(COMMANDS), commands_page()?).with_context(|| format!("writing {COMMANDS}"))?;
     println!("docs: wrote {COMMANDS}");
     Ok(())

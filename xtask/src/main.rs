@@ -40,7 +40,7 @@ enum Chore {
     /// Check that long files and functions are listed with a reason
     Sizes,
     /// Write the pages of the documentation that are made from the help texts
-    Docs,
+    Docs(docs::DocsArgs),
     /// Write the manual pages of both programs
     Man(man::ManArgs),
     /// Check licences and banned crates of everything that is linked
@@ -64,7 +64,7 @@ fn chore_run(chore: Chore) -> anyhow::Result<()> {
         Chore::Dist => dist::agent_build().map(|path| println!("{}", path.display())),
         Chore::Layers => layers::layers_check(),
         Chore::Sizes => sizes::sizes_check(),
-        Chore::Docs => docs::docs_write(),
+        Chore::Docs(args) => docs::docs_run(&args),
         Chore::Man(args) => man::man_write(&args),
         Chore::Licences => licences::licences_check(),
     }

@@ -31,6 +31,7 @@ impl Code {
             Self::SlowDown => "wait as Retry-After says, then send it again",
             Self::Internal => "look for the request id in the server's log",
             Self::Damaged => "an admin should run a check; other versions may still be whole",
+            Self::NotImplemented => "the title says what is missing; a newer server may have it",
             Self::Unavailable => "send it again when the server is back",
             Self::NoSpace => "delete what is not needed and prune, or ask the server's admin for more",
             Self::Unknown => "client and server may be of different versions",

@@ -17,17 +17,15 @@ use std::path::PathBuf;
     help_template = "{about}\n\n{usage-heading} {usage}\n\nCommands:\n{subcommands}{after-help}",
     after_help = "\
 Options of every command:
-      --url URL       The server (else SLIPWAY_URL, else the current context, which login keeps)
+      --url URL       The server (else SLIPWAY_URL, else what 'slipway login' kept)
       --context NAME  Another kept server      --ca FILE      Trust these certificates
   -q, --quiet         Only data and errors     -v, --verbose  Say more; twice: everything
       --no-input      Never ask, fail instead  --color WHEN   auto, always or never
-  -h, --help          -V, --version
 The token comes from SLIPWAY_TOKEN, else from what login kept; never from the command line.
 
 Examples:
   slipway push disk.raw me/os -m \"6.9 kernel\"
-  slipway flash me/os:1 /dev/sdb
-  slipway image show me/os -o json"
+  slipway flash me/os:1 /dev/sdb"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
