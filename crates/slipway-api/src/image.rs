@@ -271,7 +271,8 @@ pub struct Version {
     /// BLAKE3 over the manifest: equal roots mean equal bytes.
     #[schema(value_type = String)]
     pub root: Root,
-    /// BLAKE3 of the whole raw image, once computed; stays null for an image with more than 64 GiB of holes and no digest named by its sender.
+    /// BLAKE3 of the whole raw image, once computed; stays null for an image with more than 64 GiB of holes and no digest named by its sender,
+    /// until somebody asks for it.
     #[schema(value_type = Option<String>)]
     pub digest: Option<Digest>,
     /// SHA-256 of the whole raw image in hex, once computed.

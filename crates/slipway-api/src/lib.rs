@@ -3,6 +3,7 @@
 //! Every type here is part of the public API under `/api/v1`: snake_case JSON, times as RFC 3339 in UTC,
 //! sizes in bytes. The server generates its OpenAPI document from these types.
 
+mod care;
 mod client;
 mod code;
 mod hint;
@@ -17,6 +18,10 @@ mod task;
 mod upload;
 pub mod wire;
 
+pub use care::{
+    BadExtent, DiffBytes, DiffExtent, DiffKind, DiffQuery, FindingQuery, KnownFinding, ScrubPass, ScrubState,
+    ScrubStatus, VerifyResult, VersionDiff,
+};
 pub use client::{ApiError, BlobRange, Client, ClientConfig, CommitAnswer, ContentPut, ContentStream, ServerSeen};
 pub use code::Code;
 pub use image::{

@@ -19,6 +19,10 @@ pub enum TaskKind {
     Rehome,
     /// Computes BLAKE3 and SHA-256 of a raw image.
     Digest,
+    /// Reads everything that is stored, slowly.
+    Scrub,
+    /// Reads every byte of one version.
+    Verify,
 }
 
 /// Where a task stands.
@@ -77,7 +81,7 @@ pub struct Task {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<Problem>,
-    /// What it came to; its shape depends on the kind (`PruneResult`, `CheckResult`, `Committed`).
+    /// What it came to; its shape depends on the kind (`PruneResult`, `CheckResult`, `Committed`, `VerifyResult`, `ScrubPass`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub result: Option<serde_json::Value>,
 }

@@ -10,6 +10,7 @@
 mod build;
 mod cursor;
 mod cut;
+mod diff;
 mod digest;
 mod error;
 mod footer;
@@ -27,6 +28,7 @@ mod verified;
 
 pub use build::ImageBuilder;
 pub use cut::{ChunkerParams, Piece, is_zero, piece_next};
+pub use diff::{DiffKind, DiffRange, DiffRanges, blocks_diff, chunks_touching, segments_diff};
 pub use digest::RawDigest;
 pub use error::FormatError;
 pub use footer::{FOOTER_LEN_MAX, Footer, FrameEntry, PACK_TRAILER_LEN, PackTrailer};

@@ -93,6 +93,8 @@ pub(crate) enum Command {
     Task(cmd::task::Command),
     Prune(cmd::prune::Args),
     Check(cmd::check::Args),
+    #[command(subcommand)]
+    Scrub(cmd::scrub::Command),
     Journal(cmd::journal::Args),
     Serve(Box<cmd::serve::Args>),
     #[command(subcommand)]

@@ -136,6 +136,12 @@ settings! {
     trash_hours: u64 = 7 * 24, "SLIPWAY_TRASH_HOURS";
     /// How long a blob that nothing refers to is kept, in hours; 13 at least, because capabilities live up to 12.
     grace_hours: u64 = 24, "SLIPWAY_GRACE_HOURS";
+    /// Days from the end of one pass of the scrub, which reads all that is stored, to the next; 0 for only when asked.
+    scrub_days: u64 = 7, "SLIPWAY_SCRUB_DAYS";
+    /// Bytes that the scrub reads in a second at most; 0 for no limit.
+    scrub_bytes_per_second: u64 = 32 << 20, "SLIPWAY_SCRUB_BYTES_PER_SECOND";
+    /// Bytes of raw images that digests are computed of in a second at most; 0 for no limit.
+    digest_bytes_per_second: u64 = 256 << 20, "SLIPWAY_DIGEST_BYTES_PER_SECOND";
     /// The zstd level for frames that the server cuts.
     compression_level: i32 = 3, "SLIPWAY_COMPRESSION_LEVEL";
 }

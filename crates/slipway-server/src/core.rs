@@ -125,6 +125,12 @@ pub struct CoreConfig {
     pub task_attempts: u32,
     /// How often the server prunes by itself; `None` only when asked.
     pub prune_every: Option<Duration>,
+    /// Time from the end of a pass of the scrub to the next; `None` only when asked.
+    pub scrub_every: Option<Duration>,
+    /// Bytes that the scrub reads in a second at most; `None` for no limit.
+    pub scrub_rate: Option<u64>,
+    /// Bytes that digests are computed of in a second at most; `None` for no limit.
+    pub digest_rate: Option<u64>,
     /// Stored bytes that the versions of one account may have added together.
     pub quota_bytes: Option<u64>,
     /// Uploads that one account may have open.
@@ -152,6 +158,9 @@ impl CoreConfig {
             task_lease: Duration::from_secs(60),
             task_attempts: 5,
             prune_every: Some(DAY),
+            scrub_every: Some(7 * DAY),
+            scrub_rate: Some(32 << 20),
+            digest_rate: Some(256 << 20),
             quota_bytes: None,
             uploads_max: 64,
             reserve_bytes: 64 << 20,

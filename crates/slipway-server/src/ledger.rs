@@ -1,6 +1,6 @@
 //! The store's rows in SQL. Called from the store's threads, which wait for the runtime's answer.
 
-use crate::core::Caller;
+use crate::core::{Caller, Core};
 use crate::db::{Db, DbError, Row, Tx, TxError, Value, placeholders, sql, tx};
 use slipway_chunk::Digest;
 use slipway_store::{BlobId, BlobKind, BlobRow, BlobState, ContentRef, Ledger, LedgerError, NewBlob, SpaceId};
@@ -85,6 +85,19 @@ fn blob_row(row: &Row) -> Result<BlobRow, DbError> {
 
 fn blob_rows(rows: &[Row]) -> Result<Vec<BlobRow>, TxError> {
     Ok(rows.iter().map(blob_row).collect::<Result<_, _>>()?)
+}
+
+/// Readable blobs with ids greater than this one, in order of their ids.
+pub(crate) async fn blob_rows_after(core: &Core, after: &str, limit: usize) -> Result<Vec<BlobRow>, DbError> {
+    let mut tx = core.db.read().await?;
+    let rows = tx
+        .rows(
+            sql("SELECT * FROM blob WHERE id > $1 AND state IN ('live', 'doomed') AND digest IS NOT NULL ORDER BY id LIMIT $2")
+                .bind(after)
+                .bind(limit as u64),
+        )
+        .await?;
+    rows.iter().map(blob_row).collect()
 }
 
 impl Ledger for SqlLedger {

@@ -40,6 +40,22 @@ pub(crate) struct Gauges {
     pub(crate) versions: u64,
     pub(crate) poisoned: bool,
     pub(crate) free_bytes: Option<u64>,
+    /// (kind, how many are open).
+    pub(crate) findings: Vec<(String, u64)>,
+    pub(crate) scrub: ScrubGauges,
+}
+
+/// Where the scrub stands.
+#[derive(Debug, Default)]
+pub(crate) struct ScrubGauges {
+    /// Seconds since a pass came to its end; none if none did.
+    pub(crate) age_seconds: Option<u64>,
+    pub(crate) passes: u64,
+    /// Blobs, bytes and findings of the pass under way.
+    pub(crate) blobs: u64,
+    pub(crate) bytes: u64,
+    pub(crate) findings: u64,
+    pub(crate) paused: bool,
 }
 
 impl Metrics {
@@ -103,6 +119,21 @@ impl Metrics {
         if let Some(free) = gauges.free_bytes {
             out.one("slipway_free_bytes", "gauge", "Bytes free on the data folder's disk.", free);
         }
+        out.head("slipway_findings_open", "gauge", "What is known to be wrong with what is stored, by kind.");
+        for kind in ["damaged", "missing", "mismatch", "unknown"] {
+            let count = gauges.findings.iter().find(|(found, _)| found == kind).map_or(0, |(_, count)| *count);
+            out.line("slipway_findings_open", &[("kind", kind)], count);
+        }
+        let scrub = &gauges.scrub;
+        if let Some(age) = scrub.age_seconds {
+            let help = "Seconds since everything that is stored was last read and held against its digests.";
+            out.one("slipway_scrub_age_seconds", "gauge", help, age);
+        }
+        out.one("slipway_scrub_passes_total", "counter", "Passes of the scrub that ended.", scrub.passes);
+        out.one("slipway_scrub_pass_blobs", "gauge", "Blobs read by the pass under way.", scrub.blobs);
+        out.one("slipway_scrub_pass_bytes", "gauge", "Bytes read by the pass under way.", scrub.bytes);
+        out.one("slipway_scrub_pass_findings", "gauge", "Findings of the pass under way.", scrub.findings);
+        out.one("slipway_scrub_paused", "gauge", "1 while the scrub is paused.", u8::from(scrub.paused));
         out.0
     }
 
@@ -156,7 +187,7 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, Gauges, Metrics};
+    use super::{Duration, Gauges, Metrics, ScrubGauges};
 
     #[test]
     fn what_is_counted_is_shown() {
@@ -165,7 +196,13 @@ mod tests {
         metrics.ended("image_get", 200, Duration::from_millis(30), 5, 7);
         metrics.began();
         metrics.upload_ended(true);
-        let gauges = Gauges { poisoned: true, tasks: vec![("prune".into(), "done".into(), 3)], ..Gauges::default() };
+        let gauges = Gauges {
+            poisoned: true,
+            tasks: vec![("prune".into(), "done".into(), 3)],
+            findings: vec![("damaged".into(), 2)],
+            scrub: ScrubGauges { age_seconds: Some(60), ..ScrubGauges::default() },
+            ..Gauges::default()
+        };
         let text = metrics.text(&gauges);
         for line in [
             "slipway_requests_total{operation=\"image_get\",status=\"200\"} 1",
@@ -178,6 +215,9 @@ mod tests {
             "slipway_uploads_total{outcome=\"committed\"} 1",
             "slipway_tasks{kind=\"prune\",state=\"done\"} 3",
             "slipway_store_poisoned 1",
+            "slipway_findings_open{kind=\"damaged\"} 2",
+            "slipway_findings_open{kind=\"missing\"} 0",
+            "slipway_scrub_age_seconds 60",
         ] {
             assert!(text.lines().any(|got| got == line), "{line} in\n{text}");
         }

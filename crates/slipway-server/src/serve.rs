@@ -246,6 +246,9 @@ fn core_config(options: &ServeOptions) -> CoreConfig {
         trash_grace: hours(options.trash_hours),
         doom_grace: hours(options.grace_hours),
         staged_grace: hours(options.grace_hours),
+        scrub_every: (options.scrub_days > 0).then(|| hours(options.scrub_days.saturating_mul(24))),
+        scrub_rate: (options.scrub_bytes_per_second > 0).then_some(options.scrub_bytes_per_second),
+        digest_rate: (options.digest_bytes_per_second > 0).then_some(options.digest_bytes_per_second),
         reserve_bytes: options.min_free_bytes,
         image_size_max: options.image_max_bytes.min(slipway_chunk::IMAGE_SIZE_MAX),
         ..CoreConfig::new(&options.data)

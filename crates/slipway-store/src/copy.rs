@@ -40,7 +40,7 @@ impl Store {
                     if intake.chunk_known(&chunk, len)? {
                         continue;
                     }
-                    let (frame, at) = self.chunk_frame(from, &chunk, len, true)?;
+                    let (frame, at) = self.chunk_frame(from, &chunk, len, true, &self.frames)?;
                     let at = at as usize;
                     intake.chunk(chunk, &frame.raw()[at..at + len as usize])?;
                 }

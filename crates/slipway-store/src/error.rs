@@ -47,6 +47,11 @@ pub enum StoreError {
     PastEnd { offset: u64, len: u64, size: u64 },
     #[error("another prune or repair is running in this process")]
     Busy,
+    #[error("it was asked to stop")]
+    Stopped,
+    /// Not one of many blobs is where it should be.
+    #[error("none of the blobs is there: is the folder or bucket that holds them the right one, and mounted?")]
+    Away,
     #[error("another prune or repair ran since this plan was made; make a new one")]
     PlanStale,
 }

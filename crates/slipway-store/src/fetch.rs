@@ -12,7 +12,7 @@ use crate::findings::{Finding, FindingKind};
 use crate::id::{BlobId, SpaceId};
 use crate::index::Place;
 use crate::ledger::{BlobKind, BlobRow, Ledger};
-use crate::store::Store;
+use crate::store::{FrameCache, Store};
 
 /// Stored bytes fetched at once by who reads a remote content in order.
 const PREFETCH: u64 = 2 << 20;
@@ -66,6 +66,13 @@ impl Store {
         }
         let bytes = self.named_read(row)?;
         self.segment_decode(&id, &bytes)
+    }
+
+    /// A segment by its row, from its blob.
+    pub(crate) fn segment_fresh(&self, row: &BlobRow) -> Result<Arc<Segment>, StoreError> {
+        let bytes = self.named_read(row)?;
+        let what = || format!("segment {}", row.name);
+        Segment::decode(&bytes).map(Arc::new).map_err(|source| StoreError::Format { what: what(), source })
     }
 
     fn segment_decode(&self, id: &SegmentId, bytes: &[u8]) -> Result<Arc<Segment>, StoreError> {
@@ -145,11 +152,12 @@ impl Store {
         id: &ChunkId,
         len: u32,
         ahead: bool,
+        cache: &FrameCache,
     ) -> Result<(Arc<DecodedFrame>, u32), StoreError> {
         let mut trouble: Option<StoreError> = None;
         for candidate in self.index.candidates(spaces, id) {
             let found = match self.index.place(&self.blobs, &candidate, id) {
-                Ok(Some(place)) if place.len == len => self.place_read(&place, id, ahead),
+                Ok(Some(place)) if place.len == len => self.place_read(&place, id, ahead, cache),
                 Ok(_) => continue,
                 Err(error) => Err(error),
             };
@@ -165,6 +173,7 @@ impl Store {
                         name: candidate.pack.key.clone(),
                         detail: error.to_string(),
                         repaired: None,
+                        hits: Vec::new(),
                     });
                     trouble.get_or_insert(error);
                 }
@@ -176,12 +185,18 @@ impl Store {
         }))
     }
 
-    fn place_read(&self, place: &Place, id: &ChunkId, ahead: bool) -> Result<(Arc<DecodedFrame>, u32), StoreError> {
+    fn place_read(
+        &self,
+        place: &Place,
+        id: &ChunkId,
+        ahead: bool,
+        cache: &FrameCache,
+    ) -> Result<(Arc<DecodedFrame>, u32), StoreError> {
         let key = (place.pack.id, place.frame);
-        let mut cached = self.frames.get(&key);
+        let mut cached = cache.get(&key);
         if cached.is_none() && ahead && self.blobs.is_remote() {
-            self.frames_prefetch(place);
-            cached = self.frames.get(&key);
+            self.frames_prefetch(place, cache);
+            cached = cache.get(&key);
         }
         let frame = match cached {
             Some(frame) => frame,
@@ -195,7 +210,7 @@ impl Store {
         // The footer only says where the chunk should be; its own digest says what it is.
         frame.verify(place.at, place.len, id).map_err(|error| unreadable(id, place, &error))?;
         let weight = frame.raw().len() + 4 * frame.chunk_count();
-        self.frames.put(key, Arc::clone(&frame), weight);
+        cache.put(key, Arc::clone(&frame), weight);
         Ok((frame, place.at))
     }
 }
@@ -204,7 +219,7 @@ impl Store {
     /// Fetches a frame and those behind it in one request and decodes them into the cache: who reads
     /// an image in order wants them next, and a request costs more than its bytes. What fails here
     /// is asked for again alone, and told then.
-    fn frames_prefetch(&self, place: &Place) {
+    fn frames_prefetch(&self, place: &Place, cache: &FrameCache) {
         let pack = &place.pack;
         let Ok(map) = self.index.footers.load(&self.blobs, pack.id, &pack.key, pack.len) else {
             return;
@@ -222,7 +237,7 @@ impl Store {
             let from = (frame.offset - begin) as usize;
             if let Ok(decoded) = DecodedFrame::decode(&bytes[from..from + frame.len as usize]) {
                 let weight = decoded.raw().len() + 4 * decoded.chunk_count();
-                self.frames.put((pack.id, number), Arc::new(decoded), weight);
+                cache.put((pack.id, number), Arc::new(decoded), weight);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{BlobId, SpaceId};
-use crate::ledger::{BlobKind, BlobRow};
+use crate::ledger::{BlobKind, BlobRow, ContentRef};
 
 /// The kinds of damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub struct Finding {
     pub detail: String,
     /// What a repair did about it.
     pub repaired: Option<String>,
+    /// Contents that cannot be read in full because of it, as far as that was looked into.
+    #[serde(default)]
+    pub hits: Vec<ContentRef>,
 }
 
 impl Finding {
@@ -47,6 +50,7 @@ impl Finding {
             name: row.key.clone(),
             detail,
             repaired: None,
+            hits: Vec::new(),
         }
     }
 }

@@ -134,7 +134,7 @@ pub struct NewBlob {
 }
 
 /// A content that must stay, and the spaces in which its blobs may lie.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ContentRef {
     pub root: Root,
     pub spaces: Vec<SpaceId>,

@@ -12,6 +12,7 @@ mod blobs;
 mod cache;
 mod check;
 mod copy;
+mod diff;
 mod error;
 mod faults;
 mod fetch;
@@ -36,7 +37,8 @@ mod table;
 mod usage;
 
 pub use blobs::{BlobAt, BlobError, BlobWriter, Blobs, S3Config};
-pub use check::{CheckReport, CheckSpec};
+pub use check::{CheckReport, CheckSpec, Scrubbed};
+pub use diff::{ContentDiff, DiffBytes};
 pub use error::StoreError;
 pub use faults::{CRASH_POINTS, FaultMode, Faults, OpKind, crash_point};
 pub use findings::{Finding, FindingKind};
@@ -46,6 +48,6 @@ pub use ledger::{BlobKind, BlobRow, BlobState, ContentRef, Ledger, LedgerError, 
 pub use memory::MemoryLedger;
 pub use prepare::{PrepareSpec, Prepared};
 pub use prune::{PlanDelete, PlanDoom, PlanRewrite, PruneDone, PrunePlan, PruneSpec};
-pub use reader::{ContentReader, Stretch};
+pub use reader::{ContentReader, Piece, Stretch};
 pub use receive::{ReceiveSpec, Received};
 pub use store::{Progress, Store, StoreConfig};

@@ -10,7 +10,7 @@ use crate::error::StoreError;
 use crate::id::SpaceId;
 use crate::ledger::{BlobKind, BlobRow, Ledger};
 use crate::prepare::segment_rows;
-use crate::store::Store;
+use crate::store::{FrameCache, Store};
 
 /// A run of a content that is all hole or all data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,23 @@ pub struct ContentReader {
     /// Where the chunk that was read last ends, and the holes behind it.
     last_end: u64,
     position: u64,
+    /// Frames that this reader read itself, for one that must not believe what others read before.
+    fresh: Option<FrameCache>,
 }
+
+/// What a look at every byte comes to, piece by piece in image order.
+#[derive(Debug)]
+pub enum Piece<'a> {
+    /// A run of zeros.
+    Hole(u64),
+    /// The bytes of one chunk, verified.
+    Data(&'a [u8]),
+    /// So many bytes cannot be read, and why.
+    Bad(u64, String),
+}
+
+/// Bytes of frames that a fresh reader keeps: the chunks of one frame lie near each other in an image.
+const FRESH_BYTES: usize = 8 << 20;
 
 /// The segment that was read last, with the offset in it of each extent.
 #[derive(Debug)]
@@ -69,20 +85,36 @@ impl Store {
                 return Err(StoreError::NotFound { kind: BlobKind::Segment, name: id.to_string() });
             }
         }
-        Ok(ContentReader {
-            store: Arc::clone(self),
-            spaces: spaces.to_vec(),
-            manifest,
-            rows,
-            open: None,
-            frame: None,
-            last_end: 0,
-            position: 0,
-        })
+        Ok(ContentReader::new(Arc::clone(self), spaces, manifest, rows))
+    }
+
+    /// Reads every chunk of a content from the blobs themselves, past all caches, and hands it on in image order; what cannot be read is
+    /// told with its length, and the rest goes on behind it. False if `each` said stop, by answering false.
+    ///
+    /// # Errors
+    /// When the manifest cannot be read, or rows or the bucket do not answer.
+    pub fn content_verify(
+        self: &Arc<Store>,
+        spaces: &[SpaceId],
+        root: &Root,
+        ledger: &dyn Ledger,
+        each: &mut dyn FnMut(Piece<'_>) -> bool,
+    ) -> Result<bool, StoreError> {
+        self.index_sync(ledger)?;
+        let manifest = self.manifest_read(spaces, root, ledger)?;
+        let rows = segment_rows(spaces, &manifest, ledger)?;
+        let mut reader = ContentReader::new(Arc::clone(self), spaces, manifest, rows);
+        reader.fresh = Some(FrameCache::new(FRESH_BYTES));
+        reader.pieces(each)
     }
 }
 
 impl ContentReader {
+    fn new(store: Arc<Store>, spaces: &[SpaceId], manifest: Manifest, rows: BTreeMap<SegmentId, BlobRow>) -> Self {
+        let spaces = spaces.to_vec();
+        Self { store, spaces, manifest, rows, open: None, frame: None, last_end: 0, position: 0, fresh: None }
+    }
+
     /// Bytes of the image.
     pub fn size(&self) -> u64 {
         self.manifest.size
@@ -146,7 +178,12 @@ impl ContentReader {
         let known = self.open.as_ref().is_some_and(|open| open.number == number);
         if !known {
             let id = self.manifest.segments[number];
-            let segment = self.store.segment_of_row(&self.rows[&id])?;
+            let row = self.rows.get(&id);
+            let row = row.ok_or_else(|| StoreError::NotFound { kind: BlobKind::Segment, name: id.to_string() })?;
+            let segment = match self.fresh {
+                None => self.store.segment_of_row(row)?,
+                Some(_) => self.store.segment_fresh(row)?,
+            };
             if segment.len() != self.manifest.segment_len(number) {
                 return Err(StoreError::Damaged {
                     kind: BlobKind::Manifest,
@@ -196,7 +233,8 @@ impl ContentReader {
                 if !known {
                     // The chunk before this one was the last: somebody reads in order.
                     let ahead = self.last_end == start;
-                    let (frame, at) = self.store.chunk_frame(&self.spaces, &id, len, ahead)?;
+                    let cache = self.fresh.as_ref().unwrap_or(&self.store.frames);
+                    let (frame, at) = self.store.chunk_frame(&self.spaces, &id, len, ahead, cache)?;
                     self.frame = Some(OpenChunk { start, frame, at });
                     self.last_end = start + u64::from(len);
                 }
@@ -207,6 +245,53 @@ impl ContentReader {
             }
         }
         Ok(n)
+    }
+}
+
+impl ContentReader {
+    fn pieces(&mut self, each: &mut dyn FnMut(Piece<'_>) -> bool) -> Result<bool, StoreError> {
+        let mut buf = Vec::new();
+        for number in 0..self.manifest.segments.len() {
+            let start = number as u64 * SEGMENT_LEN;
+            let extents = match self.segment_open(number) {
+                Ok(open) => open.segment.extents().to_vec(),
+                Err(error) => {
+                    let len = self.manifest.segment_len(number);
+                    if !each(Piece::Bad(len, bad_or_away(error)?)) {
+                        return Ok(false);
+                    }
+                    continue;
+                }
+            };
+            let mut at = start;
+            for extent in extents {
+                let len = u64::from(extent.len());
+                let go_on = match extent {
+                    Extent::Hole { .. } => each(Piece::Hole(len)),
+                    Extent::Chunk { .. } => {
+                        buf.resize(len as usize, 0);
+                        match self.extent_read(at, &mut buf) {
+                            Ok(_) => each(Piece::Data(&buf)),
+                            Err(error) => each(Piece::Bad(len, bad_or_away(error)?)),
+                        }
+                    }
+                };
+                if !go_on {
+                    return Ok(false);
+                }
+                at += len;
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// What is wrong with what was read, in words; that rows or the bucket do not answer says nothing of it.
+fn bad_or_away(error: StoreError) -> Result<String, StoreError> {
+    match error {
+        StoreError::Ledger(error) => Err(error.into()),
+        error if error.is_away() => Err(error),
+        error => Ok(error.to_string()),
     }
 }
 

@@ -41,6 +41,7 @@ impl<'a> Rewriter<'a> {
                         name: old.key.clone(),
                         detail: error.to_string(),
                         repaired: None,
+                        hits: Vec::new(),
                     });
                 }
             }

@@ -72,6 +72,9 @@ pub struct Progress {
     pub total: u64,
 }
 
+/// Decoded frames by pack and number in it.
+pub(crate) type FrameCache = Cache<(BlobId, u32), Arc<DecodedFrame>>;
+
 /// Packs, segments and manifests of all spaces. All calls block; none needs a user, a clock or a
 /// database: rows come through the [`Ledger`], times as arguments.
 #[derive(Debug)]
@@ -80,7 +83,7 @@ pub struct Store {
     pub(crate) config: StoreConfig,
     pub(crate) index: Index,
     pub(crate) segments: Cache<SegmentId, Arc<Segment>>,
-    pub(crate) frames: Cache<(BlobId, u32), Arc<DecodedFrame>>,
+    pub(crate) frames: FrameCache,
     /// Held by prune and by repairs.
     changing: Mutex<()>,
     changes_made: AtomicU64,

@@ -175,19 +175,23 @@ fn one_pack_is_verified_alone() {
     std::fs::write(&path, &bad).unwrap();
     let store = store(folder.path());
     let verify = |space: &slipway_store::SpaceId, row: &slipway_store::BlobRow| {
-        store.pack_verify(std::slice::from_ref(space), &row.name.parse().unwrap(), &ledger).unwrap()
+        store.blobs_verify(&[(space.clone(), BlobKind::Pack, row.name.clone())], &ledger).unwrap()
     };
     let state = |id| ledger.rows().into_iter().find(|row| row.id == id).unwrap().state;
     assert_eq!(verify(&space("u-2"), hurt).blobs, 0, "another space's pack is none");
     let fine = verify(&home, whole);
     assert_eq!((fine.is_clean(), fine.blobs, fine.bytes_read), (true, 1, whole.len));
     let found = verify(&home, hurt);
-    assert_eq!((found.findings.len(), found.bytes_read), (1, hurt.len), "{found:?}");
+    assert_eq!((found.findings.len(), found.bytes_read), (2, hurt.len), "{found:?}");
+    let hits = &found.findings[0].hits;
+    assert!(hits.len() == 1 && found.findings[1].hits == *hits, "the content that lacks it: {found:?}");
     assert_eq!((state(hurt.id), state(whole.id)), (BlobState::Quarantined, BlobState::Live));
     assert_eq!(verify(&home, hurt).blobs, 0, "it is put aside already");
     // One that is not there may be away with all others: that is for a check of everything.
     std::fs::remove_file(folder.path().join("blobs").join(&whole.key)).unwrap();
-    assert_eq!((verify(&home, whole).findings.len(), state(whole.id)), (1, BlobState::Live));
+    let found = verify(&home, whole).findings;
+    let missing = found.iter().filter(|finding| finding.kind == FindingKind::MissingBlob).count();
+    assert_eq!((missing, found.len(), state(whole.id)), (1, 3, BlobState::Live), "and both contents lack something");
 }
 
 #[test]

@@ -1,6 +1,9 @@
 use super::request::JSON_MAX;
 use super::{ApiError, Client};
-use crate::{CheckRequest, JournalEntry, Page, PageQuery, PruneRequest, ServerFacts, Task};
+use crate::{
+    CheckRequest, FindingQuery, JournalEntry, KnownFinding, Page, PageQuery, PruneRequest, ScrubStatus, ServerFacts,
+    Task,
+};
 use reqwest::Method;
 use uuid::Uuid;
 
@@ -33,6 +36,28 @@ impl Client {
     /// Asks for a check of what is stored.
     pub async fn check(&self, request: &CheckRequest) -> Result<Task, ApiError> {
         self.fetch_json(self.ask(Method::POST, "asking for a check", &["check"]).json(request).keyed()).await
+    }
+
+    /// What is known to be wrong with what is stored, as far as it concerns the caller; newest first.
+    pub async fn finding_list(&self, query: &FindingQuery) -> Result<Page<KnownFinding>, ApiError> {
+        let ask = self.ask(Method::GET, "listing findings", &["findings"]);
+        let ask = ask.query_some("limit", query.limit).query_some("cursor", query.cursor.as_deref());
+        self.fetch_json(ask.query_some("all", query.all.then_some(true))).await
+    }
+
+    /// Where the scrub stands.
+    pub async fn scrub_get(&self) -> Result<ScrubStatus, ApiError> {
+        self.fetch_json(self.ask(Method::GET, "asking for the scrub", &["scrub"])).await
+    }
+
+    /// Begins a pass of the scrub, or lets a paused one go on.
+    pub async fn scrub_start(&self) -> Result<ScrubStatus, ApiError> {
+        self.fetch_json(self.ask(Method::POST, "starting the scrub", &["scrub", "start"]).repeatable()).await
+    }
+
+    /// Pauses the scrub; where it is stays known.
+    pub async fn scrub_pause(&self) -> Result<ScrubStatus, ApiError> {
+        self.fetch_json(self.ask(Method::POST, "pausing the scrub", &["scrub", "pause"]).repeatable()).await
     }
 
     /// Changes after number `after`, oldest first.

@@ -1,7 +1,8 @@
 use super::request::part_read;
 use super::{ApiError, Client};
 use crate::{
-    Code, FindingReport, ImageRef, Page, PageQuery, Problem, Task, Version, VersionChange, VersionPick, VersionRef,
+    Code, DiffQuery, FindingReport, ImageRef, Page, PageQuery, Problem, Task, Version, VersionChange, VersionDiff,
+    VersionPick, VersionRef,
 };
 use bytes::Bytes;
 use reqwest::header::CONTENT_RANGE;
@@ -142,6 +143,27 @@ impl Client {
     ) -> Result<Task, ApiError> {
         let ask = self.version_ask(Method::POST, "reporting a bad chunk of", image, pick, &["findings"]);
         self.fetch_json(ask.json(report).keyed()).await
+    }
+
+    /// Asks the server to read every byte of a version from where it is stored.
+    pub async fn version_verify(&self, image: &ImageRef, pick: &VersionPick) -> Result<Task, ApiError> {
+        self.fetch_json(self.version_ask(Method::POST, "verifying", image, pick, &["verify"]).keyed()).await
+    }
+
+    /// Asks the server to compute BLAKE3 and SHA-256 of a version, whatever its size.
+    pub async fn version_digest(&self, image: &ImageRef, pick: &VersionPick) -> Result<Task, ApiError> {
+        self.fetch_json(self.version_ask(Method::POST, "computing digests of", image, pick, &["digest"]).keyed()).await
+    }
+
+    /// What differs between this version and the one that the query names.
+    pub async fn version_diff(
+        &self,
+        image: &ImageRef,
+        pick: &VersionPick,
+        query: &DiffQuery,
+    ) -> Result<VersionDiff, ApiError> {
+        let ask = self.version_ask(Method::GET, "comparing", image, pick, &["diff"]).query("from", &query.from);
+        self.fetch_json(ask.query("at", query.at).query_some("limit", query.limit)).await
     }
 
     fn version_ask(

@@ -1,6 +1,8 @@
 //! `slipway image`: images and their versions.
 
 mod create;
+mod diff;
+mod digest;
 mod log;
 mod ls;
 mod protect;
@@ -9,6 +11,7 @@ mod rm;
 mod set;
 mod share;
 mod show;
+mod verify;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -23,6 +26,9 @@ pub(crate) enum Command {
     Ls(ls::Args),
     Show(show::Args),
     Log(log::Args),
+    Diff(diff::Args),
+    Verify(verify::Args),
+    Digest(digest::Args),
     Create(create::Args),
     Set(set::Args),
     Rename(rename::Args),
@@ -37,6 +43,9 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Ls(args) => ls::run(args, cx).await,
         Command::Show(args) => show::run(args, cx).await,
         Command::Log(args) => log::run(args, cx).await,
+        Command::Diff(args) => diff::run(args, cx).await,
+        Command::Verify(args) => verify::run(args, cx).await,
+        Command::Digest(args) => digest::run(args, cx).await,
         Command::Create(args) => create::run(args, cx).await,
         Command::Set(args) => set::run(args, cx).await,
         Command::Rename(args) => rename::run(args, cx).await,

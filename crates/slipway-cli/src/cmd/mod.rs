@@ -16,6 +16,7 @@ pub(crate) mod nbd_export;
 pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod scrub;
 pub(crate) mod serve;
 pub(crate) mod task;
 pub(crate) mod token;
@@ -44,6 +45,7 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Task(command) => task::run(command, cx).await,
         Command::Prune(args) => prune::run(args, cx).await,
         Command::Check(args) => check::run(args, cx).await,
+        Command::Scrub(command) => scrub::run(command, cx).await,
         Command::Journal(args) => journal::run(args, cx).await,
         Command::Config(command) => config::run(command, cx),
         Command::Serve(args) => serve::run(*args, cx).await,

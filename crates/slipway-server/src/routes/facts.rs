@@ -57,6 +57,8 @@ pub(crate) async fn metrics(ask: Ask) -> Answered {
         versions: counted.versions,
         poisoned: ask.core().store.is_poisoned(),
         free_bytes: ask.site.free_bytes(),
+        findings: counted.findings,
+        scrub: counted.scrub,
     };
     Ok(answer::bytes("text/plain; version=0.0.4", ask.site.metrics.text(&gauges)))
 }

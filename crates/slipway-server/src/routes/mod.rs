@@ -4,6 +4,7 @@ pub(crate) mod baas;
 mod blobs;
 mod channels;
 mod content;
+mod diff;
 mod docs;
 mod download;
 mod facts;

@@ -6,6 +6,7 @@ use axum::http::header::{CACHE_CONTROL, HeaderName};
 use slipway_api::wire::MEDIA;
 use slipway_api::{Code, Problem};
 use slipway_chunk::{Manifest, Root, SegmentId};
+use slipway_store::StoreError;
 use std::sync::Arc;
 
 use crate::http::answer::{self, Answered, header_set};
@@ -77,7 +78,7 @@ pub(crate) async fn version_layout(ask: Ask) -> Answered {
         let layout = core
             .store
             .layout(&content.spaces, &segment, &|space, pack, _| site.capabilities.address(space, pack, now))
-            .map_err(failed)?;
+            .map_err(|error| lost_problem(&act, &content.reference, error))?;
         Ok(layout.encode())
     })
     .await?;
@@ -85,6 +86,15 @@ pub(crate) async fn version_layout(ask: Ask) -> Answered {
     // It holds capabilities and changes whenever prune moves something.
     header_set(&mut answer, CACHE_CONTROL, "no-store");
     Ok(answer)
+}
+
+/// Chunks that a reader finds missing are lost; nobody who reads can send them.
+fn lost_problem(act: &str, reference: &str, error: StoreError) -> Problem {
+    match error {
+        StoreError::ChunksMissing { .. } => Problem::new(Code::Damaged, format!("{act}: {error}"))
+            .hint(format!("`slipway image verify {reference}` says which parts; pushing a good copy brings them back")),
+        error => store_problem(act, error),
+    }
 }
 
 /// The server's clock, for capabilities.

@@ -7,14 +7,15 @@ use std::sync::LazyLock;
 use axum::http::Method;
 use slipway_api::wire::MEDIA;
 use slipway_api::{
-    Channel, ChannelSet, CheckRequest, Committed, FindingReport, FramesReceived, Image, ImageChange, ImageNew,
-    JournalEntry, Login, Me, PageQuery, PasswordChange, PruneRequest, Role, ServerFacts, Session, Setup, SharingChange,
-    Task, Token, TokenMade, TokenNew, Upload, UploadNew, User, UserChange, UserNew, Version, VersionChange,
+    Channel, ChannelSet, CheckRequest, Committed, DiffQuery, FindingQuery, FindingReport, FramesReceived, Image,
+    ImageChange, ImageNew, JournalEntry, KnownFinding, Login, Me, PageQuery, PasswordChange, PruneRequest, Role,
+    ScrubStatus, ServerFacts, Session, Setup, SharingChange, Task, Token, TokenMade, TokenNew, Upload, UploadNew, User,
+    UserChange, UserNew, Version, VersionChange, VersionDiff,
 };
 
 use super::shape::{Param, Params, Shape, json, page, params};
 use super::{
-    baas, blobs, channels, content, docs, download, facts, images, parts, people, sessions, spool, store, tasks,
+    baas, blobs, channels, content, diff, docs, download, facts, images, parts, people, sessions, spool, store, tasks,
     tokens, uploads, versions,
 };
 use crate::http::answer::Answered;
@@ -229,6 +230,16 @@ fn version_rows() -> Vec<Route> {
             "Tells that a chunk was not what its id says; the pack is checked")
             .body(json::<FindingReport>())
             .gives(202, json::<Task>()),
+        row!(POST "/api/v1/images/{owner}/{slug}/versions/{version}/verify", USER, version_verify, versions::version_verify,
+            "Reads every byte of a version from where it is stored; the task's result is a VerifyResult")
+            .gives(202, json::<Task>()),
+        row!(GET "/api/v1/images/{owner}/{slug}/versions/{version}/diff", USER, version_diff, diff::version_diff,
+            "What differs between this version and an older one, of this image or another: parts and bytes")
+            .query::<DiffQuery>()
+            .gives(200, json::<VersionDiff>()),
+        row!(POST "/api/v1/images/{owner}/{slug}/versions/{version}/digest", USER, version_digest, versions::version_digest,
+            "Computes BLAKE3 and SHA-256 of a version, however large it is")
+            .gives(202, json::<Task>()),
     ]
 }
 
@@ -330,6 +341,17 @@ fn care_rows() -> Vec<Route> {
         row!(POST "/api/v1/check", ADMIN, check, store::check, "Reads and verifies what is stored")
             .body(json::<CheckRequest>())
             .gives(202, json::<Task>()),
+        row!(GET "/api/v1/findings", USER, finding_list, store::finding_list,
+            "What is known to be wrong: all of it for an admin, else what hurts a version that the caller may read; newest first")
+            .query::<FindingQuery>()
+            .gives(200, page::<KnownFinding>()),
+        row!(GET "/api/v1/scrub", ADMIN, scrub_get, store::scrub_get, "Where the scrub stands")
+            .gives(200, json::<ScrubStatus>()),
+        row!(POST "/api/v1/scrub/start", ADMIN, scrub_start, store::scrub_start,
+            "Begins a pass of the scrub, or lets a paused one go on")
+            .gives(202, json::<ScrubStatus>()),
+        row!(POST "/api/v1/scrub/pause", ADMIN, scrub_pause, store::scrub_pause, "Pauses the scrub; where it is stays known")
+            .gives(200, json::<ScrubStatus>()),
         row!(GET "/api/v1/journal", ADMIN, journal_list, store::journal_list, "Every change, in commit order")
             .extra(JOURNAL)
             .gives(200, page::<JournalEntry>()),

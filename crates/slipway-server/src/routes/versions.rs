@@ -78,3 +78,13 @@ pub(crate) async fn finding_report(mut ask: Ask) -> Answered {
     let task = rules::finding::finding_report(ask.core(), &ask.who, &ask.image()?, &ask.pick()?, report).await?;
     answer::json(StatusCode::ACCEPTED, &task)
 }
+
+pub(crate) async fn version_verify(ask: Ask) -> Answered {
+    let task = rules::version_care::version_verify(ask.core(), &ask.who, &ask.image()?, &ask.pick()?).await?;
+    answer::json(StatusCode::ACCEPTED, &task)
+}
+
+pub(crate) async fn version_digest(ask: Ask) -> Answered {
+    let task = rules::version_care::version_digest(ask.core(), &ask.who, &ask.image()?, &ask.pick()?).await?;
+    answer::json(StatusCode::ACCEPTED, &task)
+}

@@ -2,6 +2,8 @@
 
 use crate::core::Core;
 use crate::db::sql;
+use crate::metrics::ScrubGauges;
+use crate::rules::finding_row::findings_open;
 use slipway_api::Problem;
 
 /// What is counted.
@@ -12,6 +14,9 @@ pub(crate) struct Counts {
     pub(crate) blobs: Vec<(String, String, u64, u64)>,
     pub(crate) uploads_open: u64,
     pub(crate) versions: u64,
+    /// (kind, how many are open).
+    pub(crate) findings: Vec<(String, u64)>,
+    pub(crate) scrub: ScrubGauges,
 }
 
 /// Counts rows. Who may ask is the caller's question.
@@ -31,5 +36,19 @@ pub(crate) async fn counts_get(core: &Core) -> Result<Counts, Problem> {
     }
     let open = tx.row_must(sql("SELECT COUNT(*) AS n FROM upload WHERE state = 'open'")).await?.size("n")?;
     let versions = tx.row_must(sql("SELECT COUNT(*) AS n FROM version")).await?.size("n")?;
-    Ok(Counts { tasks, blobs, uploads_open: open, versions })
+    let findings = findings_open(&mut tx).await?;
+    let row = tx.row_must(sql("SELECT * FROM scrub WHERE name = 'store'")).await?;
+    let under_way = row.int_or_null("begun_at")?.is_some();
+    let now = |column: &str| if under_way { row.size(column) } else { Ok(0) };
+    let scrub = ScrubGauges {
+        age_seconds: row
+            .int_or_null("last_ended_at")?
+            .map(|ended| u64::try_from((tx.now() - ended) / 1000).unwrap_or(0)),
+        passes: row.size("pass")?.saturating_sub(u64::from(under_way)),
+        blobs: now("blobs")?,
+        bytes: now("bytes")?,
+        findings: now("findings")?,
+        paused: row.flag("paused")?,
+    };
+    Ok(Counts { tasks, blobs, uploads_open: open, versions, findings, scrub })
 }

@@ -1,18 +1,16 @@
 //! A reader's word that something stored is damaged.
 
-use crate::core::{Caller, Core, ms};
+use crate::core::{Caller, Core};
 use crate::db::{TxError, sql, tx};
 use crate::policy::missing;
-use crate::rules::task::{task_create, task_get, task_outline};
+use crate::rules::finding_row::blob_look_once;
+use crate::rules::task::{task_get, task_outline};
 use crate::rules::version::version_content;
 use serde_json::json;
-use slipway_api::{Code, FindingReport, ImageRef, Problem, Task, TaskKind, VersionPick};
+use slipway_api::{Code, FindingReport, ImageRef, Problem, Task, VersionPick};
 use slipway_chunk::{ChunkId, PackId};
-use std::time::Duration;
+use slipway_store::{BlobKind, SpaceId};
 use uuid::Uuid;
-
-/// How long one look at a pack answers for all who call it damaged.
-const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Queues a look at the one pack, or names the task that looks or has looked within the hour: whoever reports and however often, a pack is
 /// read once. It is the server's own task, so the answer says how far it is, and not what it found.
@@ -37,17 +35,12 @@ pub async fn finding_report(
         let Some(space) = space.filter(|space| spaces.contains(space)) else {
             return Err(missing(&format!("pack {pack} of {}", content.reference)).into());
         };
-        let object = format!("pack {pack}");
-        let known = sql("SELECT id FROM task WHERE kind = 'check' AND object = $1 AND account_id IS NULL \
-             AND (state IN ('queued', 'running') OR created_at > $2) ORDER BY id DESC LIMIT 1")
-        .bind(&object)
-        .bind(tx.now() - ms(LOOK_AGAIN));
-        if let Some(row) = tx.row(known).await? {
-            return Ok(row.parsed("id")?);
+        let space = space.parse::<SpaceId>().map_err(|_| missing(&format!("pack {pack} of {}", content.reference)))?;
+        let (task, new) = blob_look_once(tx, &(space, BlobKind::Pack, pack.to_string())).await?;
+        if new {
+            tx.journal("finding_report", &content.reference, json!({ "chunk": chunk, "pack": pack }));
         }
-        tx.journal("finding_report", &content.reference, json!({ "chunk": chunk, "pack": pack }));
-        let input = json!({ "repair": true, "pack": pack, "space": space });
-        Ok(task_create(tx, &Caller::server(), TaskKind::Check, &object, &input).await?.id)
+        Ok(task)
     });
     Ok(task_outline(task_get(core, &Caller::server(), &queued?).await?))
 }

@@ -38,6 +38,8 @@ pub fn store_problem(act: &str, error: StoreError) -> Problem {
         }
         StoreError::TooLarge { .. } => Problem::new(Code::TooLarge, title),
         StoreError::PastEnd { .. } => Problem::new(Code::RangeNotSatisfiable, title),
+        StoreError::Stopped => Problem::new(Code::Unavailable, title),
+        StoreError::Away => Problem::new(Code::Unavailable, title).hint("mount it, then start the scrub again"),
         StoreError::PlanStale => Problem::new(Code::Conflict, title).hint("prune again"),
         StoreError::Busy => Problem::new(Code::Conflict, title).hint("wait for the other one to end"),
         StoreError::Ledger(LedgerError::Gone(_)) => Problem::new(Code::ChunksGone, title).hint("send them again"),

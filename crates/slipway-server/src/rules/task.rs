@@ -208,6 +208,10 @@ pub enum TaskEnd {
 const ALONE: &str = "AND NOT EXISTS (SELECT 1 FROM task AS other WHERE other.state = 'running' AND other.lease_until >= $2 \
      AND (other.kind = 'prune' OR (other.kind = 'check' AND other.input LIKE '%\"repair\":true%')))";
 
+/// Two scrubs would read everything twice.
+const ONE_SCRUB: &str = "AND NOT EXISTS (SELECT 1 FROM task AS other WHERE other.kind = 'scrub' AND other.state = 'running' \
+     AND other.lease_until >= $2)";
+
 /// Takes the oldest task of this kind that waits or whose worker is gone.
 pub async fn task_claim(core: &Core, kind: TaskKind) -> Result<Option<Claimed>, DbError> {
     let server = Caller::server();
@@ -220,7 +224,11 @@ pub async fn task_claim(core: &Core, kind: TaskKind) -> Result<Option<Claimed>, 
                 tx.run(sql("UPDATE counter SET value = value WHERE name = 'journal'")).await?;
                 ALONE
             }
-            TaskKind::Import | TaskKind::Rehome | TaskKind::Digest => "",
+            TaskKind::Scrub => {
+                tx.run(sql("UPDATE counter SET value = value WHERE name = 'journal'")).await?;
+                ONE_SCRUB
+            }
+            TaskKind::Import | TaskKind::Rehome | TaskKind::Digest | TaskKind::Verify => "",
         };
         let text = format!(
             "UPDATE task SET state = 'running', lease_until = $1, fence = fence + 1, attempt = attempt + 1, started_at = $2, \

@@ -26,7 +26,7 @@ pub const COMMIT_CRASH_POINTS: [&str; 4] = ["commit_begun", "commit_touched", "c
 pub(super) const COMMIT_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Bytes of holes up to which the digests of a raw image are computed unasked; beyond it they stay null.
-const DIGEST_HOLES_MAX: u64 = 64 << 30;
+pub(crate) const DIGEST_HOLES_MAX: u64 = 64 << 30;
 
 /// What the beginning of a commit came to.
 #[derive(Debug)]

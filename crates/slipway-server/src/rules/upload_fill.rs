@@ -254,7 +254,8 @@ async fn fill(
         if prepared.digest.is_none() {
             let (spaces, cuts) = (target.lookup.clone(), cut.clone());
             let stopped = move || cuts.why().is_some();
-            let computing = crate::workers::digest::digest_compute(core, spaces, prepared.root, stopped);
+            let (root, size) = (prepared.root, prepared.size);
+            let computing = crate::workers::digest::digest_compute(core, spaces, root, size, stopped);
             let computed = upload_hold(core, id, &cut, computing).await;
             prepared.digest = Some(computed.map_err(|problem| cut.why().cloned().unwrap_or(problem))?.0);
         }

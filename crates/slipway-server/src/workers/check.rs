@@ -1,7 +1,8 @@
 //! Reads and verifies what is stored, and names the versions that are hurt.
 
-use crate::core::{Core, Nudge};
-use crate::db::{DbError, sql};
+use crate::core::{Caller, Core, Nudge};
+use crate::db::{DbError, TxError, sql, tx};
+use crate::rules::finding_row::{BlobName, findings_close_others, findings_record, findings_whole, kind_word};
 use crate::rules::upload_fill::blocking;
 use crate::workers::Worker;
 use crate::workers::run::{Halt, Running, Stop, TaskWork, halt, task_pass};
@@ -9,8 +10,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::Value;
 use slipway_api::{CheckResult, Code, Finding, Problem, TaskKind};
-use slipway_chunk::PackId;
-use slipway_store::{CheckReport, CheckSpec, FindingKind, SpaceId};
+use slipway_store::{BlobId, CheckReport, CheckSpec, ContentRef, SpaceId};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,15 +18,15 @@ use std::time::Duration;
 /// Findings in one result at most; a store that is hurt worse than this needs more than a list.
 const FINDINGS_MAX: usize = 10_000;
 
-/// What a task is to look at: everything, or one pack that a reader called damaged.
+/// What a task is to look at: everything, or some blobs that a reader or the scrub called damaged.
 #[derive(Debug, Deserialize)]
 struct Input {
     #[serde(default)]
     quick: bool,
     #[serde(default)]
     repair: bool,
-    pack: Option<PackId>,
-    space: Option<SpaceId>,
+    #[serde(default)]
+    blobs: Vec<BlobName>,
 }
 
 /// Sees to tasks of kind check.
@@ -60,61 +60,81 @@ impl TaskWork for Check {
             let input: Input = serde_json::from_value(running.task.input.clone()).map_err(|error| {
                 Halt::Failed(Problem::new(Code::Internal, format!("reading the request of a check: {error}")))
             })?;
-            let result = match (input.pack, input.space) {
-                (Some(pack), Some(space)) => pack_check(core, pack, space).await?,
-                _ => check(core, running, CheckSpec { read_data: !input.quick, repair: input.repair }).await?,
+            let result = match input.blobs.is_empty() {
+                false => blobs_check(core, input.blobs).await?,
+                true => check(core, running, CheckSpec { read_data: !input.quick, repair: input.repair }).await?,
             };
             serde_json::to_value(result).map_err(|error| Halt::Failed(Problem::new(Code::Internal, error.to_string())))
         })
     }
 }
 
-/// Looks at one pack. Which versions it hurts only a check of everything tells.
-async fn pack_check(core: &Arc<Core>, pack: PackId, space: SpaceId) -> Result<CheckResult, Halt> {
-    let (store, ledger) = (core.store.clone(), core.ledger());
-    let report = blocking(move || store.pack_verify(&[space], &pack, &ledger));
-    let report = report.await?.map_err(|error| halt("checking a pack", error))?;
-    Ok(result_of(&report, &HashMap::new()))
+/// Looks at some blobs, puts right what it can, and brings what is known of them up to what it saw.
+async fn blobs_check(core: &Arc<Core>, blobs: Vec<BlobName>) -> Result<CheckResult, Halt> {
+    let (store, ledger, names) = (core.store.clone(), core.ledger(), blobs.clone());
+    let report = blocking(move || store.blobs_verify(&names, &ledger));
+    let report = report.await?.map_err(|error| halt("checking a blob", error))?;
+    let server = Caller::server();
+    let kept: Result<(), TxError> = tx!(&core.db, &server, |tx| {
+        let mut whole = Vec::new();
+        for (space, kind, name) in &blobs {
+            let row =
+                sql("SELECT id FROM blob WHERE space = $1 AND kind = $2 AND name = $3 AND state IN ('live', 'doomed')");
+            for row in tx.rows(row.bind(space.as_str()).bind(kind.as_str()).bind(name)).await? {
+                let id: BlobId = row.parsed("id")?;
+                if report.findings.iter().all(|finding| finding.blob != Some(id)) {
+                    whole.push(id);
+                }
+            }
+        }
+        findings_whole(tx, &whole).await?;
+        // Contents that lack something else are not what was asked about.
+        let about: Vec<_> = report.findings.iter().filter(|finding| finding.blob.is_some()).cloned().collect();
+        findings_record(tx, "check", &about).await?;
+        Ok(())
+    });
+    kept?;
+    Ok(result_of(&report, &versions_by_content(core).await?))
 }
 
 async fn check(core: &Arc<Core>, running: &Running, spec: CheckSpec) -> Result<CheckResult, Halt> {
     let (store, ledger, reports) = (core.store.clone(), core.ledger(), running.clone());
     let report = blocking(move || store.check(&spec, &ledger, &mut |at| reports.report(at)));
     let report = report.await?.map_err(|error| halt("checking the store", error))?;
-    Ok(result_of(&report, &versions_by_root(core).await?))
+    let server = Caller::server();
+    let kept: Result<(), TxError> = tx!(&core.db, &server, |tx| {
+        let seen = findings_record(tx, "check", &report.findings).await?;
+        // Who did not read the packs cannot say that they are whole.
+        if spec.read_data {
+            findings_close_others(tx, &seen).await?;
+        }
+        Ok(())
+    });
+    kept?;
+    Ok(result_of(&report, &versions_by_content(core).await?))
 }
 
-fn result_of(report: &CheckReport, by_root: &HashMap<String, Vec<String>>) -> CheckResult {
+fn result_of(report: &CheckReport, by_content: &ByContent) -> CheckResult {
     let mut hurt: BTreeSet<&String> = BTreeSet::new();
     let mut findings = Vec::new();
     for finding in &report.findings {
-        let versions = match finding.kind {
-            FindingKind::BrokenContent => by_root.get(&finding.name).map_or(&[][..], Vec::as_slice),
-            FindingKind::MissingBlob
-            | FindingKind::DamagedBlob
-            | FindingKind::Unreadable
-            | FindingKind::UnknownBlob => &[],
-        };
-        hurt.extend(versions);
-        let kind = match (&finding.repaired, finding.kind) {
-            (Some(_), _) => "repaired",
-            (None, FindingKind::MissingBlob) => "missing",
-            (None, FindingKind::UnknownBlob) => "unknown",
-            (None, FindingKind::DamagedBlob | FindingKind::Unreadable | FindingKind::BrokenContent) => "damaged",
+        let mut versions: Vec<String> = Vec::new();
+        for name in finding.hits.iter().filter_map(|hit| by_content.get(&content_key(hit))).flatten() {
+            hurt.insert(name);
+            versions.push(name.clone());
+        }
+        let kind = match &finding.repaired {
+            Some(_) => "repaired",
+            None => kind_word(finding.kind),
         };
         let detail = match &finding.repaired {
             Some(repaired) => format!("{}; {repaired}", finding.detail),
             None => finding.detail.clone(),
         };
-        findings.push(Finding {
-            kind: kind.to_owned(),
-            object: finding.name.clone(),
-            detail,
-            versions: versions.to_vec(),
-        });
+        findings.push(Finding { kind: kind.to_owned(), object: finding.name.clone(), detail, versions });
     }
     findings.truncate(FINDINGS_MAX);
-    let all: usize = by_root.values().map(Vec::len).sum();
+    let all: usize = by_content.values().map(Vec::len).sum();
     CheckResult {
         clean: report.is_clean(),
         blobs: report.blobs,
@@ -124,18 +144,28 @@ fn result_of(report: &CheckReport, by_root: &HashMap<String, Vec<String>>) -> Ch
     }
 }
 
-/// `owner/name:N` of every version, by its root; those in the trash too.
-async fn versions_by_root(core: &Core) -> Result<HashMap<String, Vec<String>>, DbError> {
+/// `owner/name:N` of versions, by root and spaces.
+type ByContent = HashMap<(String, BTreeSet<SpaceId>), Vec<String>>;
+
+fn content_key(content: &ContentRef) -> (String, BTreeSet<SpaceId>) {
+    (content.root.to_string(), content.spaces.iter().cloned().collect())
+}
+
+/// Every version; those in the trash too.
+async fn versions_by_content(core: &Core) -> Result<ByContent, DbError> {
     let mut tx = core.db.read().await?;
     let rows = tx
-        .rows(sql("SELECT account.name AS owner_name, image.slug, version.number, content.root FROM version \
+        .rows(sql(
+            "SELECT account.name AS owner_name, image.slug, version.number, content.root, content.spaces FROM version \
              JOIN content ON content.id = version.content_id JOIN image ON image.id = version.image_id \
-             JOIN account ON account.id = image.account_id ORDER BY account.name, image.slug, version.number"))
+             JOIN account ON account.id = image.account_id ORDER BY account.name, image.slug, version.number",
+        ))
         .await?;
-    let mut by_root: HashMap<String, Vec<String>> = HashMap::new();
+    let mut all = ByContent::new();
     for row in rows {
         let reference = format!("{}/{}:{}", row.text("owner_name")?, row.text("slug")?, row.int("number")?);
-        by_root.entry(row.text("root")?).or_default().push(reference);
+        let spaces: Vec<SpaceId> = row.json("spaces")?;
+        all.entry((row.text("root")?, spaces.into_iter().collect())).or_default().push(reference);
     }
-    Ok(by_root)
+    Ok(all)
 }

@@ -4,7 +4,9 @@
 use crate::core::{Caller, Core, Nudge, ms};
 use crate::db::{DbError, Tx, TxError, sql, tx};
 use crate::rules::image_row::{ImageRow, image_by_id, image_lock, image_touch};
+use crate::rules::scrub::scrub_ask;
 use crate::rules::task::task_create;
+use crate::rules::upload_commit::DIGEST_HOLES_MAX;
 use crate::workers::Worker;
 use crate::workers::run::Stop;
 use futures_util::future::BoxFuture;
@@ -19,6 +21,9 @@ use uuid::Uuid;
 const TASKS_KEEP: Duration = Duration::from_secs(90 * 24 * 3600);
 /// How long an expired token is still listed.
 const TOKENS_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How long after a digest was asked for last it is asked for again, if it is still lacking.
+const DIGEST_AGAIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Clears away what is over.
 pub(crate) struct Expire;
@@ -51,6 +56,8 @@ pub(crate) async fn expire(core: &Arc<Core>) -> Result<(), DbError> {
     rows_expire(core, &server).await.map_err(only_db)?;
     accounts_expire(core, &server).await.map_err(only_db)?;
     prune_ask(core, &server).await.map_err(only_db)?;
+    scrub_ask(core, &server).await.map_err(only_db)?;
+    digests_ask(core, &server).await.map_err(only_db)?;
     spools_expire(core).await
 }
 
@@ -183,6 +190,10 @@ async fn rows_expire(core: &Core, who: &Caller) -> Result<(), TxError> {
         tx.run(sql("DELETE FROM idempotency WHERE created_at < $1").bind(now - ms(core.config.idempotency_keep)))
             .await?;
         tx.run(sql("DELETE FROM task WHERE finished_at < $1").bind(now - ms(TASKS_KEEP))).await?;
+        let over = "(SELECT id FROM finding WHERE closed_at < $1)";
+        let hits = format!("DELETE FROM finding_hit WHERE finding_id IN {over}");
+        tx.run(sql(hits).bind(now - ms(TASKS_KEEP))).await?;
+        tx.run(sql("DELETE FROM finding WHERE closed_at < $1").bind(now - ms(TASKS_KEEP))).await?;
         Ok(())
     })
 }
@@ -200,6 +211,30 @@ async fn prune_ask(core: &Core, who: &Caller) -> Result<(), TxError> {
             task_create(tx, who, TaskKind::Prune, "store", &json!({ "dry_run": false })).await?;
             tx.journal("prune_request", "store", json!({ "dry_run": false }));
         }
+        Ok(())
+    })
+}
+
+/// Asks for digests of contents that lack one and whose task has failed or is gone, a few at a time.
+async fn digests_ask(core: &Core, who: &Caller) -> Result<(), TxError> {
+    tx!(&core.db, who, |tx| {
+        let since = tx.now() - ms(DIGEST_AGAIN);
+        let lacking = sql("SELECT content.id, account.name AS owner_name, image.slug, version.number FROM content \
+             JOIN version ON version.content_id = content.id JOIN image ON image.id = version.image_id \
+             JOIN account ON account.id = image.account_id \
+             WHERE (content.digest IS NULL OR content.sha256 IS NULL) AND content.created_at < $1 \
+             AND (content.size - content.data_bytes <= $2 OR content.claimed_digest IS NOT NULL) \
+             AND version.trashed_at IS NULL AND image.trashed_at IS NULL \
+             AND NOT EXISTS (SELECT 1 FROM task WHERE task.kind = 'digest' AND (task.state IN ('queued', 'running') OR task.created_at > $1) \
+                 AND task.input LIKE '%' || content.id || '%') ORDER BY content.id LIMIT 20")
+        .bind(since)
+        .bind(DIGEST_HOLES_MAX);
+        for row in tx.rows(lacking).await? {
+            let reference = format!("{}/{}:{}", row.text("owner_name")?, row.text("slug")?, row.int("number")?);
+            let input = json!({ "content": row.text("id")? });
+            task_create(tx, who, TaskKind::Digest, &reference, &input).await?;
+        }
+        tx.run(sql("DELETE FROM digest_part WHERE content_id NOT IN (SELECT id FROM content)")).await?;
         Ok(())
     })
 }

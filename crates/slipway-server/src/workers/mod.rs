@@ -3,10 +3,14 @@
 pub(crate) mod check;
 pub(crate) mod digest;
 pub(crate) mod expire;
+pub(crate) mod hash;
 pub(crate) mod import;
+mod pace;
 pub(crate) mod prune;
 pub(crate) mod rehome;
 mod run;
+pub(crate) mod scrub;
+pub(crate) mod verify;
 
 pub use run::{Stop, Workers, workers_start};
 
@@ -40,6 +44,8 @@ pub fn workers() -> Vec<Box<dyn Worker>> {
         Box::new(prune::Prune),
         Box::new(check::Check),
         Box::new(digest::Digesting),
+        Box::new(scrub::Scrub),
+        Box::new(verify::Verify),
     ]
 }
 

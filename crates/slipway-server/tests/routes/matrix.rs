@@ -124,6 +124,9 @@ async fn call(site: &Site, method: &str, path: &str, id: &str, scene: &Scene, to
         true => address.replace("{name}", "stable"),
         false => address.replace("{name}", &scene.owner.name),
     };
+    if id == "version_diff" {
+        address.push_str("?from=0");
+    }
     if path.contains("/blobs/") {
         address = scene.layout.as_ref().unwrap().packs[0].address.clone();
     }

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use slipway_chunk::{DecodedFrame, Digest, Footer, Manifest, Segment};
 
-use super::{Bad, CheckReport, CheckSpec};
+use super::{Bad, CheckReport, Pace};
 use crate::blobs::BlobError;
 use crate::error::StoreError;
 use crate::findings::FindingKind;
@@ -24,28 +24,38 @@ fn wrong_of(error: &BlobError) -> Wrong {
 }
 
 impl Store {
+    /// What is wrong with a blob, if anything; with `read_data` every byte of a pack is read.
+    ///
+    /// # Errors
+    /// `Stopped` when `pace` says so, and when the bucket does not answer at all, which says nothing of the blob.
     pub(super) fn blob_check(
         &self,
         row: &BlobRow,
-        spec: &CheckSpec,
+        read_data: bool,
         report: &mut CheckReport,
         bad: &mut Bad,
-    ) -> Option<Wrong> {
+        pace: Pace<'_>,
+    ) -> Result<Option<Wrong>, StoreError> {
         let wrong = match self.blobs.len(&row.key) {
             Err(error) => Some(wrong_of(&error)),
             Ok(len) if len != row.len => {
                 Some((FindingKind::DamagedBlob, format!("it has {len} bytes, {} were written", row.len)))
             }
             Ok(_) => match row.kind {
-                BlobKind::Pack => self.pack_check(row, spec, report, bad),
-                BlobKind::Segment | BlobKind::Manifest => self.named_check(row, report),
+                BlobKind::Pack => self.pack_check(row, read_data, report, bad, pace)?,
+                BlobKind::Segment | BlobKind::Manifest => {
+                    if !pace(row.len) {
+                        return Err(StoreError::Stopped);
+                    }
+                    self.named_check(row, report)
+                }
             },
         };
         // Without the list of its frames nothing in a pack can be relied upon.
         if wrong.is_some() && !bad.frames.contains_key(&row.id) {
-            bad.packs.insert(row.id);
+            bad.all_of(row);
         }
-        wrong
+        Ok(wrong)
     }
 
     fn named_check(&self, row: &BlobRow, report: &mut CheckReport) -> Option<Wrong> {
@@ -67,19 +77,27 @@ impl Store {
         decoded.err().and_then(|error| damaged(error.to_string()))
     }
 
-    fn pack_check(&self, row: &BlobRow, spec: &CheckSpec, report: &mut CheckReport, bad: &mut Bad) -> Option<Wrong> {
+    fn pack_check(
+        &self,
+        row: &BlobRow,
+        read_data: bool,
+        report: &mut CheckReport,
+        bad: &mut Bad,
+        pace: Pace<'_>,
+    ) -> Result<Option<Wrong>, StoreError> {
         let footer = match footer_fetch(&self.blobs, row.id, &row.key, row.len) {
             Ok(footer) => footer,
-            Err(StoreError::Blob(error)) => return Some(wrong_of(&error)),
-            Err(error) => return Some((FindingKind::DamagedBlob, error.to_string())),
+            Err(StoreError::Blob(error)) => return Ok(Some(wrong_of(&error))),
+            Err(error) => return Ok(Some((FindingKind::DamagedBlob, error.to_string()))),
         };
-        if !spec.read_data {
-            return None;
+        if !read_data {
+            return Ok(None);
         }
-        match self.pack_read(row, &footer, report, bad) {
-            Ok(None) => None,
-            Ok(Some(detail)) => Some((FindingKind::DamagedBlob, detail)),
-            Err(error) => Some((FindingKind::Unreadable, error.to_string())),
+        match self.pack_read(row, &footer, report, bad, pace) {
+            Ok(None) => Ok(None),
+            Ok(Some(detail)) => Ok(Some((FindingKind::DamagedBlob, detail))),
+            Err(StoreError::Stopped) => Err(StoreError::Stopped),
+            Err(error) => Ok(Some((FindingKind::Unreadable, error.to_string()))),
         }
     }
 
@@ -90,6 +108,7 @@ impl Store {
         footer: &Footer,
         report: &mut CheckReport,
         bad: &mut Bad,
+        pace: Pace<'_>,
     ) -> Result<Option<String>, StoreError> {
         let io = |source| StoreError::Blob(BlobError::Io { act: "reading", key: row.key.clone(), source });
         let mut source = self.blobs.reader(&row.key, 0..row.len)?;
@@ -106,6 +125,9 @@ impl Store {
             source.read_exact(&mut buf).map_err(io)?;
             hasher.update(&buf);
             at = frame.offset + u64::from(frame.len);
+            if !pace(u64::from(frame.len)) {
+                return Err(StoreError::Stopped);
+            }
             let good = DecodedFrame::decode(&buf).is_ok_and(|frame_read| {
                 frame_read.ids() == frame.chunks && frame_read.raw().len() == frame.raw_len as usize
             });

@@ -2,20 +2,25 @@
 
 mod blob;
 mod content;
-mod pack;
+mod one;
 mod repair;
+mod scrub;
 
-use std::collections::{HashMap, HashSet};
+pub use scrub::Scrubbed;
+
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::blobs::BlobError;
 use crate::error::StoreError;
 use crate::findings::{Finding, FindingKind};
-use crate::id::BlobId;
+use crate::id::{BlobId, SpaceId};
 use crate::ledger::{BlobKind, BlobRow, BlobState, Ledger};
 use crate::store::{Progress, Store};
 use crate::usage::Bits;
+
+use content::{Broken, hits_assign, hits_keep};
 
 /// How thorough a check is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,12 +52,27 @@ impl CheckReport {
     }
 }
 
-/// Frames that must not be relied upon, by pack; none of a pack's if it is in `packs`.
+/// Frames that must not be relied upon, by pack; nothing of a blob, of whatever kind, if it is in `packs`.
 #[derive(Debug, Default)]
 struct Bad {
-    packs: HashSet<BlobId>,
+    packs: HashMap<BlobId, (SpaceId, BlobKind)>,
     frames: HashMap<BlobId, Bits>,
 }
+
+impl Bad {
+    /// Nothing in this blob can be relied upon.
+    fn all_of(&mut self, row: &BlobRow) {
+        self.packs.insert(row.id, (row.space.clone(), row.kind));
+    }
+
+    fn forget(&mut self, id: &BlobId) {
+        self.packs.remove(id);
+        self.frames.remove(id);
+    }
+}
+
+/// Told of every so many bytes that were read; it may wait, and stops the look by answering false.
+type Pace<'a> = &'a mut dyn FnMut(u64) -> bool;
 
 impl Store {
     /// Looks at every blob, every content and every key. With `repair` no other repair or prune
@@ -93,7 +113,7 @@ impl Store {
                 self.row_restore(row, ledger, &mut report)?;
             } else if row.is_readable() {
                 report.blobs += 1;
-                self.row_check(row, spec, ledger, &mut report, &mut bad)?;
+                self.row_check(row, spec.read_data, ledger, &mut report, &mut bad, &mut |_| true)?;
             }
             progress(Progress { step: "checking", done: number as u64 + 1, total });
         }
@@ -101,35 +121,61 @@ impl Store {
         if spec.repair {
             self.index_sync(ledger)?;
         }
-        self.contents_check(ledger, &bad, &mut report)?;
+        let (mut broken, contents) = self.contents_check(ledger, &bad)?;
+        report.contents = contents;
+        hits_assign(&mut report.findings, &broken);
+        if spec.repair && report.findings.iter().any(|finding| finding.repaired.is_none()) {
+            self.rows_repair(&rows, &mut report.findings, &mut bad, ledger)?;
+            if !broken.is_empty() {
+                broken = self.contents_check(ledger, &bad)?.0;
+                hits_keep(&mut report.findings, &broken);
+            }
+        }
+        report.findings.extend(broken.into_iter().map(Broken::into_finding));
         // What readers and syncs found before is told by this report now.
         self.findings();
         Ok(report)
     }
 
+    /// Looks at one blob; what is wrong with it goes into the report, and into `bad`.
     fn row_check(
         &self,
         row: &BlobRow,
-        spec: &CheckSpec,
+        read_data: bool,
         ledger: &dyn Ledger,
         report: &mut CheckReport,
         bad: &mut Bad,
+        pace: Pace<'_>,
     ) -> Result<(), StoreError> {
-        let Some((kind, detail)) = self.blob_check(row, spec, report, bad) else {
+        let Some((kind, detail)) = self.blob_check(row, read_data, report, bad, pace)? else {
             return Ok(());
         };
         // Prune may have taken the row since it was read.
         let spaces = std::slice::from_ref(&row.space);
         let now = ledger.blobs_find(spaces, row.kind, std::slice::from_ref(&row.name))?;
         if now.iter().all(|found| found.id != row.id) {
+            bad.forget(&row.id);
             return Ok(());
         }
-        let mut finding = Finding::of_row(kind, row, detail);
-        if spec.repair {
-            finding.repaired = self.row_repair(row, kind, bad, ledger)?;
-        }
-        report.findings.push(finding);
+        report.findings.push(Finding::of_row(kind, row, detail));
         Ok(())
+    }
+
+    /// Puts right what can be of these findings, and says in each what was done.
+    fn rows_repair(
+        &self,
+        rows: &[BlobRow],
+        findings: &mut [Finding],
+        bad: &mut Bad,
+        ledger: &dyn Ledger,
+    ) -> Result<(), StoreError> {
+        let by_id: HashMap<BlobId, &BlobRow> = rows.iter().map(|row| (row.id, row)).collect();
+        for finding in findings.iter_mut().filter(|finding| finding.repaired.is_none()) {
+            if let Some(row) = finding.blob.and_then(|id| by_id.get(&id)) {
+                finding.repaired = self.row_repair(row, finding.kind, bad, ledger)?;
+            }
+        }
+        self.index_sync(ledger)
     }
 
     fn keys_check(
@@ -171,6 +217,7 @@ impl Store {
                 name: key.clone(),
                 detail: detail.to_owned(),
                 repaired,
+                hits: Vec::new(),
             });
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use slipway_chunk::{DecodedFrame, EncodedFrame, FRAME_LEN_MAX, FrameHeader, PACK_HEADER_LEN};
 
-use super::{Bad, CheckReport, CheckSpec};
+use super::{Bad, CheckReport};
 use crate::blobs::BlobError;
 use crate::error::StoreError;
 use crate::faults::crash_point;
@@ -57,10 +57,9 @@ impl Store {
         ledger: &dyn Ledger,
         report: &mut CheckReport,
     ) -> Result<(), StoreError> {
-        let whole = CheckSpec { read_data: true, repair: false };
         let there = row.digest.is_some() && self.blobs.len(&row.key).is_ok_and(|len| len == row.len);
         // What it finds in this blob says nothing of what is served: its row is not live.
-        if !there || self.blob_check(row, &whole, report, &mut Bad::default()).is_some() {
+        if !there || self.blob_check(row, true, report, &mut Bad::default(), &mut |_| true)?.is_some() {
             return Ok(());
         }
         if ledger.blob_restore(&row.id)? {
@@ -104,7 +103,7 @@ impl Store {
         }
         rewriter.finish()?;
         // The copies are judged by their own pack from here on.
-        bad.packs.insert(row.id);
+        bad.all_of(row);
         Ok(saved)
     }
 

@@ -73,11 +73,21 @@ pub(super) fn image_text(image: &Image) -> String {
     out
 }
 
+/// Of images with more holes the server computes digests only when asked.
+const HOLES_MAX: u64 = 64 << 30;
+
 /// One version for people.
 pub(super) fn version_text(image: &str, version: &Version) -> String {
-    let later = |known: Option<String>| known.unwrap_or_else(|| "being computed".into());
+    let name = format!("{}:{}", clean(image), version.number);
+    let later = |known: Option<String>| match known {
+        Some(known) => known,
+        None if version.size - version.data_bytes.min(version.size) > HOLES_MAX => {
+            format!("not computed of so many holes: 'slipway image digest {name}' does it")
+        }
+        None => "being computed".into(),
+    };
     facts(&[
-        ("Version", format!("{}:{}", clean(image), version.number)),
+        ("Version", name.clone()),
         ("Message", version.message.clone()),
         ("Made", format!("{} by {}", time(version.created_at), version.created_by)),
         ("From", version.parent.map(|parent| format!("version {parent}")).unwrap_or_default()),

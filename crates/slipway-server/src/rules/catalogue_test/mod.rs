@@ -6,6 +6,7 @@ mod images;
 mod ledger;
 mod pruning;
 mod replaced;
+mod scrub;
 mod sharing;
 mod tasks;
 mod uploads;
