@@ -1,4 +1,4 @@
-//! Microsoft's VHDX, fixed and dynamic, with the replay of its log ([MS-VHDX], revision 6.0).
+//! Microsoft's VHDX, fixed and dynamic, with the replay of its log (MS-VHDX, revision 6.0).
 
 mod log;
 mod regions;

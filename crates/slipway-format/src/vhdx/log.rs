@@ -75,7 +75,7 @@ pub(super) fn log_replay(container: Container, header: &Header) -> Result<Contai
 
 impl Ring {
     /// The entries to replay, in order: of all unbroken runs of entries the one with the greatest sequence number, if its last entry's
-    /// tail is the run's own beginning ([MS-VHDX] 2.3.3).
+    /// tail is the run's own beginning (MS-VHDX 2.3.3).
     fn active_find(&mut self) -> Option<Vec<Entry>> {
         let mut best: Option<Vec<Entry>> = None;
         let mut begin = 0;

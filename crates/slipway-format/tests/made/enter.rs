@@ -11,10 +11,10 @@ use slipway_chunk::{BLOCK, Fill};
 use slipway_format::gpt::{backup_header_matches, backup_write, parse_header, parse_table};
 use slipway_format::mbr::mbr_parse;
 use slipway_format::{
-    Archive, Disk, Format, Inner, Limits, Wrap, disk_find, disk_open, format_detect, head_detect, probe, unwrap,
+    Archive, Disk, Format, Inner, Limits, ReadAt, Wrap, disk_find, disk_open, format_detect, head_detect, probe, unwrap,
 };
-use std::io::{Cursor, Read};
-use std::sync::LazyLock;
+use std::io::{self, Cursor, Read};
+use std::sync::{Arc, LazyLock};
 
 /// Largest disk that is opened, and how much of one is read.
 const LIMITS: Limits = Limits { size_max: 1 << 40 };
@@ -182,8 +182,25 @@ pub(crate) fn input_expand(base: &Base, input: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A container that is opened twice and not copied: some have megabytes.
+#[derive(Clone)]
+struct Shared(Arc<Vec<u8>>);
+
+impl ReadAt for Shared {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let from = usize::try_from(offset).ok();
+        let part = from.and_then(|from| self.0.get(from..from.checked_add(buf.len())?));
+        buf.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
 fn disk_enter(format: Format, base: &Base, input: &[u8]) {
-    let bytes = input_expand(base, input);
+    let bytes = Shared(Arc::new(input_expand(base, input)));
     let open = || disk_open(format, Box::new(bytes.clone()), &LIMITS);
     let Ok(mut disk) = open() else { return };
     assert!(disk.size() > 0 && disk.size() <= LIMITS.size_max);
