@@ -224,7 +224,7 @@ fn version_rows() -> Vec<Route> {
             .gives(204, NOTHING),
         row!(POST "/api/v1/images/{owner}/{slug}/versions/{version}/restore", USER, version_restore, versions::version_restore,
             "Takes a version out of the trash, or puts a content that another took the place of back under its number")
-            .extra(&[("content", "The replaced content, as the journal names it", "string")])
+            .extra(&[("content", "A replaced content's id, as the journal names it, or previous for the last one", "string")])
             .gives(200, json::<Version>()),
         row!(POST "/api/v1/images/{owner}/{slug}/versions/{version}/findings", USER, finding_report, versions::finding_report,
             "Tells that a chunk was not what its id says; the pack is checked")

@@ -56,7 +56,7 @@ pub(crate) async fn version_trash(ask: Ask) -> Answered {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RestoreQuery {
-    content: Option<Uuid>,
+    content: Option<String>,
 }
 
 pub(crate) async fn version_restore(ask: Ask) -> Answered {
@@ -66,9 +66,14 @@ pub(crate) async fn version_restore(ask: Ask) -> Answered {
         return Err(Problem::new(Code::InvalidRequest, title).field("version"));
     };
     let image = ask.image()?;
-    let version = match query.content {
+    let version = match query.content.as_deref() {
         None => rules::trash::version_restore(ask.core(), &ask.who, &image, number).await?,
-        Some(content) => rules::content::content_restore(ask.core(), &ask.who, &image, number, content).await?,
+        Some(text) => {
+            let bad =
+                |_| Problem::new(Code::InvalidRequest, "content is neither an id nor 'previous'").field("content");
+            let content = if text == "previous" { None } else { Some(Uuid::try_parse(text).map_err(bad)?) };
+            rules::content::content_restore(ask.core(), &ask.who, &image, number, content).await?
+        }
     };
     answer::json(StatusCode::OK, &version)
 }

@@ -1,7 +1,7 @@
 //! A content takes the place of another under the same version number: compared and swapped, and the old one goes into the trash.
 
 use crate::core::{Caller, Core, Nudge};
-use crate::db::{DbError, Row, Tx, TxError, sql, tx};
+use crate::db::{DbError, Tx, TxError, sql, tx};
 use crate::policy::Action;
 use crate::rules::image_row::{ImageRow, image_find_locked, image_touch};
 use crate::rules::upload::UploadRow;
@@ -131,17 +131,14 @@ pub(super) async fn content_swap(
     Ok(())
 }
 
-fn content_of(row: Row) -> Result<Uuid, DbError> {
-    row.parsed("content_id")
-}
-
-/// Takes a replaced content out of the trash again: it becomes the version's content, and what was there goes into the trash.
+/// Takes a replaced content out of the trash again, `None` is the one that was replaced last: it becomes the version's content, and what was
+/// there goes into the trash.
 pub async fn content_restore(
     core: &Core,
     who: &Caller,
     reference: &ImageRef,
     number: u64,
-    content: Uuid,
+    content: Option<Uuid>,
 ) -> Result<Version, Problem> {
     let done: Result<Version, TxError> = tx!(&core.db, who, |tx| {
         let image = image_find_locked(tx, who, reference, Action::ImageDelete).await?;
@@ -149,18 +146,19 @@ pub async fn content_restore(
         let channels = image_channels(tx, &image.id).await?;
         let old = version_read(&version_find(tx, &image, &VersionPick::Number(number), false).await?, &channels)?;
         let name = image.version_reference(number);
-        let taken =
-            sql("DELETE FROM replaced WHERE content_id = $1 AND image_id = $2 AND number = $3 RETURNING content_id")
-                .bind(content)
-                .bind(image.id)
-                .bind(number);
-        let Some(row) = tx.row(taken).await? else {
-            let title = format!("version {name} has no replaced content {content} in the trash");
+        let wanted = sql(
+            "SELECT content_id FROM replaced WHERE image_id = $1 AND number = $2 AND ($3 = '' OR content_id = $3) \
+             ORDER BY replaced_at DESC, content_id DESC LIMIT 1",
+        );
+        let id = content.map(|id| id.to_string()).unwrap_or_default();
+        let Some(row) = tx.row(wanted.bind(image.id).bind(number).bind(id)).await? else {
+            let title = format!("the trash holds no such content of version {name}");
             return Err(Problem::new(Code::NotFound, title)
                 .hint("the journal's lines 'content_replace' name what was replaced")
                 .into());
         };
-        let content = content_of(row)?;
+        let content: Uuid = row.parsed("content_id")?;
+        tx.run(sql("DELETE FROM replaced WHERE content_id = $1").bind(content)).await?;
         pin_check(tx, &image, &old).await?;
         let by = who.actor().to_owned();
         content_swap(tx, &image, &old, content, &old.message, &by).await?;

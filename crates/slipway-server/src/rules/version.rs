@@ -159,6 +159,23 @@ pub async fn version_content(
     Ok(found?)
 }
 
+/// The number of the newest version that an image had at a time, in seconds since 1970.
+pub(crate) async fn version_number_at(core: &Core, who: &Caller, id: Uuid, seconds: u64) -> Result<u64, Problem> {
+    let found: Result<Option<u64>, TxError> = async {
+        let mut tx = core.db.read().await?;
+        let image = image_find(&mut tx, who, id, Action::ImageOversee).await?;
+        let newest = sql(
+            "SELECT MAX(number) AS number FROM version WHERE image_id = $1 AND trashed_at IS NULL AND created_at < $2",
+        );
+        let row = tx.row_must(newest.bind(image.id).bind(seconds.saturating_add(1).saturating_mul(1000))).await?;
+        Ok(row.size_or_null("number")?)
+    }
+    .await;
+    found?.ok_or_else(|| {
+        Problem::new(Code::NotFound, format!("image {id} had no version at {seconds} seconds since 1970"))
+    })
+}
+
 /// The versions of an image, newest first.
 pub async fn version_list(
     core: &Core,

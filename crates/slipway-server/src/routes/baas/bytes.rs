@@ -20,11 +20,13 @@ use crate::routes::download::{Given, content_answer};
 use crate::rules;
 use crate::rules::image_facts::image_allowed;
 use crate::rules::upload::FillChecks;
-use crate::rules::version::version_content;
+use crate::rules::version::{version_content, version_number_at};
 
 /// The field that says whether a new version is made; also the header, with `X-BAAS-` before it.
 const NEW_VERSION: &str = "newVersion";
 const NEW_VERSION_HEADER: &str = "x-baas-newversion";
+/// From here on a version's number is read as seconds since 1970: 2001-09-09.
+const TIMES_FROM: u64 = 1_000_000_000;
 /// Bytes of a field's value at most.
 const FIELD_MAX: usize = 64;
 /// Bytes of all parts behind the image's at most.
@@ -190,6 +192,12 @@ pub(super) async fn image_version(ask: Ask) -> Answered {
     // What is no number is no version; a number beyond all counting is one that does not exist.
     let number = given.bytes().all(|byte| byte.is_ascii_digit()).then(|| given.parse::<u64>().ok()).flatten();
     match number.filter(|number| i64::try_from(*number).is_ok()) {
+        // No image has so many versions: as BAAS's comments have it, this is a time.
+        Some(seconds) if seconds >= TIMES_FROM => {
+            let id = uuid(&ask)?;
+            let number = version_number_at(&ask.site.core, &ask.who, id, seconds).await?;
+            image_bytes(ask, VersionPick::Number(number)).await
+        }
         Some(number) => image_bytes(ask, VersionPick::Number(number)).await,
         None => {
             let id = uuid(&ask)?;

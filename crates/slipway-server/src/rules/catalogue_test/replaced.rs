@@ -38,9 +38,9 @@ async fn a_replaced_content_is_restorable_until_its_time_is_over() {
         // Within its time no prune touches it.
         assert_eq!(prune(&bench, false).await.packs_doomed, 0);
         let nobody = Uuid::new_v4();
-        refused(content_restore(core, &bench.jan, &one, 0, nobody).await, Code::NotFound);
-        refused(content_restore(core, &bench.eva, &one, 0, old.version.content).await, Code::NotFound);
-        let back = content_restore(core, &bench.jan, &one, 0, old.version.content).await.unwrap();
+        refused(content_restore(core, &bench.jan, &one, 0, Some(nobody)).await, Code::NotFound);
+        refused(content_restore(core, &bench.eva, &one, 0, Some(old.version.content)).await, Code::NotFound);
+        let back = content_restore(core, &bench.jan, &one, 0, None).await.unwrap();
         assert_eq!((back.content, back.root), (old.version.content, old.version.root));
         assert!(pull(core, &bench.jan, "jan/one", number(0)).await.unwrap() == first);
         // Now the other one waits; its time passes.
@@ -53,7 +53,7 @@ async fn a_replaced_content_is_restorable_until_its_time_is_over() {
         assert!(done.packs_doomed >= 1, "{done:?}");
         assert_eq!(count(core, "SELECT COUNT(*) AS n FROM content").await, 1);
         assert!(pull(core, &bench.jan, "jan/one", number(0)).await.unwrap() == first);
-        refused(content_restore(core, &bench.jan, &one, 0, new.version.content).await, Code::NotFound);
+        refused(content_restore(core, &bench.jan, &one, 0, Some(new.version.content)).await, Code::NotFound);
         // An image that goes takes its replaced contents with it.
         push(core, &bench.jan, "jan/one", second).await;
         crate::rules::trash::image_trash(core, &bench.jan, &one, None).await.unwrap();

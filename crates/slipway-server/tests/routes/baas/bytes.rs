@@ -39,6 +39,26 @@ async fn a_download_has_ranges_tags_and_a_name() {
     assert_ne!(call("HEAD", "1").send().await.header("etag"), tag);
 }
 
+/// The seed's comments name versions by unix seconds: the newest that there was then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_may_be_named_by_time() {
+    let site = Site::start().await;
+    let owner = site.person("user").await;
+    let disk = image(&site, &owner, json!({})).await;
+    let mut times = Vec::new();
+    for seed in [41, 42] {
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        uploaded(upload(&site, &owner, &disk, None, &noise(seed, 5000)).await);
+        let made = shown(&site, &owner, &disk).await["Versions"].as_array().unwrap().last().unwrap().clone();
+        times.push(made["CreatedAt"].as_u64().unwrap());
+    }
+    for (time, number) in [(times[0] - 1, 0), (times[0], 1), (times[1] - 1, 1), (times[1], 2), (4_000_000_000, 2)] {
+        let got = site.get(&owner.token, &format!("/image/{disk}/{time}")).await.plain(200);
+        assert_eq!(got.header("content-disposition"), format!("attachment; filename={disk}-{number}.img"), "{time}");
+    }
+    site.get(&owner.token, &format!("/image/{disk}/1000000000")).await.plain(404);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_download_is_compressed_when_asked() {
     let site = Site::start().await;

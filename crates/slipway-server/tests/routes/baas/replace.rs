@@ -146,5 +146,10 @@ async fn a_replaced_content_waits_in_the_trash() {
         assert!(download(&site, &owner, &disk, "0").await == old);
         assert_eq!(shown(&site, &owner, &disk).await["Checksum"].as_str().unwrap().len(), 8);
         site.call("POST", &restore).token(&owner.token).send().await.is(404);
+        let previous = format!("images/{name}/versions/0/restore?content=previous");
+        site.call("POST", &previous).token(&owner.token).send().await.is(200);
+        assert!(download(&site, &owner, &disk, "0").await == new);
+        let wrong = format!("images/{name}/versions/0/restore?content=x");
+        site.call("POST", &wrong).token(&owner.token).send().await.is(400);
     }
 }
