@@ -1,7 +1,7 @@
 //! The main job on a real image: push, change, push, see what it cost, flash over the older version, verify.
 
-mod image;
-mod server;
+pub(crate) mod image;
+pub(crate) mod server;
 
 use crate::run::{cargo, is_root, read, run, top};
 use crate::tools;
@@ -102,7 +102,7 @@ impl Stage {
         let (first, second) = (self.folder.join("v0.raw"), self.folder.join("v1.raw"));
         match given {
             Some(image) => image::copy(image, &first)?,
-            None => image::make(&self.folder.join("tree"), &first)?,
+            None => image::make(&self.folder.join("tree"), &first, &image::DEMO)?,
         }
         let [first, second] = [&first, &second].map(|p| p.to_str().expect("our own path is UTF-8"));
         self.slipway(&["push", first, "me/os", "-m", "as installed"])?;

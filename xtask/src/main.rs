@@ -1,5 +1,6 @@
 //! The repository's chores and gates: `cargo xtask --help` lists them.
 
+mod bench;
 mod ceph;
 mod demo;
 mod dist;
@@ -31,6 +32,8 @@ struct Args {
 enum Chore {
     /// Build, start a server, push two versions of an image, flash one over the other, verify
     Demo(demo::DemoArgs),
+    /// Measure, each figure beside its peer or floor in the same run
+    Bench(bench::BenchArgs),
     /// Every gate and every test that fits in CI; --all for all of them
     Test(test::TestArgs),
     /// Build the static slipway-agent into target/dist
@@ -60,6 +63,7 @@ fn main() -> std::process::ExitCode {
 fn chore_run(chore: Chore) -> anyhow::Result<()> {
     match chore {
         Chore::Demo(args) => demo::demo_run(&args),
+        Chore::Bench(args) => bench::bench_run(&args),
         Chore::Test(args) => test::test_run(&args),
         Chore::Dist => dist::agent_build().map(|path| println!("{}", path.display())),
         Chore::Layers => layers::layers_check(),

@@ -11,7 +11,7 @@ pub(crate) struct Tool {
     pub(crate) package: &'static str,
 }
 
-const fn tool(program: &'static str, package: &'static str) -> Tool {
+pub(crate) const fn tool(program: &'static str, package: &'static str) -> Tool {
     Tool { program, package }
 }
 
@@ -51,6 +51,10 @@ pub(crate) const ALL_TOOLS: &[Tool] = &[
     tool("radosgw", "radosgw"),
     tool("s3cmd", "s3cmd"),
 ];
+
+/// What every measure needs; a measure names more.
+pub(crate) const BENCH_TOOLS: &[Tool] =
+    &[tool("/usr/bin/time", "time"), tool("mke2fs", "e2fsprogs"), tool("debugfs", "e2fsprogs")];
 
 /// What the demo needs.
 pub(crate) const DEMO_TOOLS: &[Tool] =

@@ -9,9 +9,14 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Files of this machine that go into the image, up to so many bytes together.
-const TREE_BYTES: u64 = 240 << 20;
-const IMAGE_BYTES: u64 = 1 << 30;
+/// How large an image is, and how many bytes of this machine's files go into it.
+pub(crate) struct Scale {
+    pub(crate) image: u64,
+    pub(crate) tree: u64,
+}
+
+/// Seconds to make, and enough to show something.
+pub(crate) const DEMO: Scale = Scale { image: 1 << 30, tree: 240 << 20 };
 
 /// Copies regular files of `from` in name order until `left` is used up.
 fn tree_fill(from: &Path, to: &Path, left: &mut u64) -> Result<()> {
@@ -34,31 +39,32 @@ fn tree_fill(from: &Path, to: &Path, left: &mut u64) -> Result<()> {
     Ok(())
 }
 
-/// Makes a 1 GiB ext4 image with some 240 MiB of this machine's files. Needs no root and no mount.
-pub(super) fn make(tree: &Path, image: &Path) -> Result<()> {
-    let mut left = TREE_BYTES;
+/// Makes an ext4 image with some of this machine's files. Needs no root and no mount.
+pub(crate) fn make(tree: &Path, image: &Path, scale: &Scale) -> Result<()> {
+    let mut left = scale.tree;
     for folder in ["/usr/bin", "/usr/share/doc", "/usr/lib/x86_64-linux-gnu", "/usr/share"] {
-        let share = left.min(TREE_BYTES / 3);
+        let share = left.min(scale.tree / 3);
         let mut unused = share;
         tree_fill(Path::new(folder), &tree.join(folder.trim_start_matches('/')), &mut unused)?;
         left -= share - unused;
     }
-    File::create(image).and_then(|f| f.set_len(IMAGE_BYTES)).with_context(|| format!("making {}", image.display()))?;
+    File::create(image).and_then(|f| f.set_len(scale.image)).with_context(|| format!("making {}", image.display()))?;
     run(command("mke2fs")
         .args(["-q", "-F", "-t", "ext4", "-L", "slipway-demo", "-E", "root_owner=0:0", "-d"])
         .arg(tree)
         .arg(image))?;
     fs::remove_dir_all(tree).with_context(|| format!("removing {}", tree.display()))?;
     println!(
-        "Made {}: an ext4 image of 1 GiB with {} MiB of this machine's files",
+        "Made {}: an ext4 image of {} MiB with {} MiB of this machine's files",
         image.display(),
-        (TREE_BYTES - left) >> 20
+        scale.image >> 20,
+        (scale.tree - left) >> 20
     );
     Ok(())
 }
 
 /// A sparse copy.
-pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     run(Command::new("cp").args(["--sparse=always", "--"]).arg(from).arg(to))
 }
 
@@ -69,7 +75,7 @@ fn is_ext4(image: &Path) -> Result<bool> {
 }
 
 /// Makes `to` a copy of `from` in which some files (or, where it is no ext4, some bytes) are changed.
-pub(super) fn change(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn change(from: &Path, to: &Path) -> Result<()> {
     copy(from, to)?;
     if !is_ext4(to)? {
         let mut file = File::options().write(true).open(to).with_context(|| format!("opening {}", to.display()))?;
@@ -97,7 +103,7 @@ pub(super) fn change(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Whether the target begins with exactly the bytes of the image.
-pub(super) fn prefix_equal(image: &Path, target: &Path) -> Result<bool> {
+pub(crate) fn prefix_equal(image: &Path, target: &Path) -> Result<bool> {
     let open = |path: &Path| File::open(path).with_context(|| format!("opening {}", path.display()));
     let (mut image, mut target) = (open(image)?, open(target)?);
     let (mut a, mut b) = (vec![0; 1 << 20], vec![0; 1 << 20]);

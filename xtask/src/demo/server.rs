@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-pub(super) struct Server {
+pub(crate) struct Server {
     process: std::cell::RefCell<Option<Child>>,
-    pub(super) url: String,
-    pub(super) token_file: PathBuf,
+    pub(crate) url: String,
+    pub(crate) token_file: PathBuf,
 }
 
 impl Server {
     /// Starts it and waits for the line that says where it listens.
-    pub(super) fn start(program: &Path, data: &Path, token_file: &Path) -> Result<Self> {
+    pub(crate) fn start(program: &Path, data: &Path, token_file: &Path) -> Result<Self> {
         // A file and not a pipe, so that the server can outlive us.
         let log = data.with_extension("log");
         let file = File::create(&log).with_context(|| format!("making {}", log.display()))?;
@@ -46,15 +46,20 @@ impl Server {
     }
 
     /// A command of the client that talks to this server.
-    pub(super) fn client(&self, program: &Path) -> Command {
+    pub(crate) fn client(&self, program: &Path) -> Command {
         let token = std::fs::read_to_string(&self.token_file).unwrap_or_default();
         let mut command = Command::new(program);
         command.env("SLIPWAY_URL", &self.url).env("SLIPWAY_TOKEN", token.trim());
         command
     }
 
+    /// Its process id, while it is ours.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.borrow().as_ref().map(Child::id)
+    }
+
     /// Lets it run on when we end; gives its process id.
-    pub(super) fn leave(&self) -> u32 {
+    pub(crate) fn leave(&self) -> u32 {
         self.process.borrow_mut().take().map_or(0, |process| process.id())
     }
 }

@@ -1,0 +1,110 @@
+//! Measures: our figure, and beside it a peer's or a floor's, both in the same run on the same machine.
+//!
+//! A measure is a file here and a line in [`MEASURES`]. It gets a [`Stage`] (release programs, a server, images), runs each side at least
+//! three times in turn ([`sample::paired`]), and gives [`Row`]s. Nothing is written into the checkout unless `--keep` is given.
+
+mod pull;
+mod report;
+mod sample;
+mod stage;
+
+use crate::run::{cargo, run};
+use crate::tools;
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use report::{Report, Row};
+use stage::Stage;
+use std::path::PathBuf;
+
+/// Measure, each figure beside its peer or floor in the same run.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench pull --quick\n  cargo xtask bench view --json"
+)]
+pub(crate) struct BenchArgs {
+    /// What to measure; all of it if not given (a wrong name lists them)
+    names: Vec<String>,
+    /// A smaller image and three runs: for trying, not for comparing
+    #[arg(long)]
+    quick: bool,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+    /// A folder with v1.img and v2.img to use instead of images made here; they are only read
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Write the results into docs/benchmarks.md, in place of the same measure's
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Something that is measured.
+struct Measure {
+    name: &'static str,
+    /// One line for the head of its table.
+    about: &'static str,
+    /// Programs that it needs besides ours.
+    tools: &'static [tools::Tool],
+    run: fn(&Stage) -> Result<Vec<Row>>,
+}
+
+const MEASURES: &[Measure] = &[pull::MEASURE];
+
+/// `cargo xtask bench`.
+pub(crate) fn bench_run(args: &BenchArgs) -> Result<()> {
+    let chosen = measures_choose(&args.names)?;
+    tools::tools_need(tools::BENCH_TOOLS)?;
+    for measure in &chosen {
+        tools::tools_need(measure.tools)?;
+    }
+    eprintln!("building release programs (the first time takes some minutes)");
+    run(cargo().args([
+        "build",
+        "--release",
+        "--locked",
+        "--quiet",
+        "--package",
+        "slipway-cli",
+        "--package",
+        "slipway-agent",
+    ]))?;
+    let stage = Stage::new(args.quick, args.data.as_deref())?;
+    let mut failed = Vec::new();
+    for measure in chosen {
+        eprintln!("measuring {}", measure.name);
+        match (measure.run)(&stage).with_context(|| format!("measure {}", measure.name)) {
+            Ok(rows) => {
+                let report = Report::new(measure.name, measure.about, args.quick, rows);
+                match args.json {
+                    true => println!("{}", report.json()?),
+                    false => println!("{}", report.table()),
+                }
+                if args.keep {
+                    report.keep()?;
+                }
+            }
+            Err(why) => {
+                eprintln!("{why:#}");
+                failed.push(measure.name);
+            }
+        }
+    }
+    match failed.is_empty() {
+        true => Ok(()),
+        false => bail!("no result for {}", failed.join(", ")),
+    }
+}
+
+fn measures_choose(names: &[String]) -> Result<Vec<&'static Measure>> {
+    if names.is_empty() {
+        return Ok(MEASURES.iter().collect());
+    }
+    let find = |name: &String| match MEASURES.iter().find(|measure| measure.name == name) {
+        Some(measure) => Ok(measure),
+        None => {
+            let known: Vec<_> = MEASURES.iter().map(|m| format!("  {:10} {}", m.name, m.about)).collect();
+            bail!("nothing is measured under the name {name}; there are:\n{}", known.join("\n"))
+        }
+    };
+    names.iter().map(find).collect()
+}

@@ -1,0 +1,93 @@
+//! What one run took, and the middle of several.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// Time, processor and memory of one run.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Sample {
+    /// Seconds from beginning to end.
+    pub(super) wall: f64,
+    /// Seconds of processor, user and system together.
+    pub(super) cpu: f64,
+    /// The most memory it had, in MB of 10^6 bytes.
+    pub(super) peak_mb: f64,
+}
+
+/// Runs a program to its end, under `time`, which counts what its children took as well.
+pub(super) fn timed(command: &Command) -> Result<Sample> {
+    let said = tempfile::NamedTempFile::new().context("making a file for the times")?;
+    let mut timed = Command::new("/usr/bin/time");
+    timed.args(["-f", "%U %S %M", "-o"]).arg(said.path()).arg("--");
+    timed.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => timed.env(name, value),
+            None => timed.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        timed.current_dir(folder);
+    }
+    let begun = Instant::now();
+    let out = timed.stdin(Stdio::null()).stdout(Stdio::null()).output().context("starting /usr/bin/time")?;
+    let wall = begun.elapsed().as_secs_f64();
+    let program = command.get_program().to_string_lossy();
+    if !out.status.success() {
+        bail!("{program}: {}\n{}", out.status, String::from_utf8_lossy(&out.stderr).trim());
+    }
+    let text = std::fs::read_to_string(said.path()).context("reading the times")?;
+    let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    ensure!(numbers.len() == 3, "/usr/bin/time said {text:?}");
+    Ok(Sample { wall, cpu: numbers[0] + numbers[1], peak_mb: numbers[2] * 1024.0 / 1e6 })
+}
+
+/// What a process that goes on has taken so far: seconds of processor and its peak memory.
+pub(super) fn so_far(pid: u32) -> Result<Sample> {
+    let stat =
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("looking at process {pid}"))?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("looking at {pid}"))?;
+    // The name, in parentheses, may hold anything.
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: f64 = rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<f64>().ok()).sum();
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<f64>().ok());
+    let per_second = rustix::param::clock_ticks_per_second() as f64;
+    Ok(Sample { wall: 0.0, cpu: ticks / per_second, peak_mb: peak.unwrap_or(0.0) * 1024.0 / 1e6 })
+}
+
+/// The middle of the values; of an even number the mean of the two in the middle.
+pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_unstable_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
+    }
+}
+
+/// The middle of each number by itself; the peak is the highest.
+pub(super) fn middle(samples: &[Sample]) -> Sample {
+    Sample {
+        wall: median(samples.iter().map(|sample| sample.wall)),
+        cpu: median(samples.iter().map(|sample| sample.cpu)),
+        peak_mb: samples.iter().map(|sample| sample.peak_mb).fold(0.0, f64::max),
+    }
+}
+
+/// Both sides in turn, `runs` times, so that whatever else the machine does falls on both.
+pub(super) fn paired(
+    runs: usize,
+    mut ours: impl FnMut() -> Result<Sample>,
+    mut peer: impl FnMut() -> Result<Sample>,
+) -> Result<(Sample, Sample)> {
+    let (mut our_samples, mut peer_samples) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        our_samples.push(ours()?);
+        peer_samples.push(peer()?);
+    }
+    Ok((middle(&our_samples), middle(&peer_samples)))
+}
