@@ -7,6 +7,7 @@ mod pull;
 mod report;
 mod sample;
 mod stage;
+mod view;
 
 use crate::run::{cargo, run};
 use crate::tools;
@@ -48,7 +49,7 @@ struct Measure {
     run: fn(&Stage) -> Result<Vec<Row>>,
 }
 
-const MEASURES: &[Measure] = &[pull::MEASURE];
+const MEASURES: &[Measure] = &[pull::MEASURE, view::MEASURE];
 
 /// `cargo xtask bench`.
 pub(crate) fn bench_run(args: &BenchArgs) -> Result<()> {

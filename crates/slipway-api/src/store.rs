@@ -11,6 +11,9 @@ pub struct PruneRequest {
     /// Only say what would be done.
     #[serde(default)]
     pub dry_run: bool,
+    /// Delete without the grace for readers that hold old addresses: they ask for new ones, and readers of versions that have ended fail.
+    #[serde(default)]
+    pub now: bool,
 }
 
 /// What a prune did, or would do.

@@ -77,6 +77,7 @@ pub(crate) enum Command {
     Flash(cmd::flash::Args),
     Verify(cmd::verify::Args),
     NbdExport(cmd::nbd_export::Args),
+    DiskView(Box<cmd::disk_view::Args>),
     #[command(subcommand)]
     Image(cmd::image::Command),
     #[command(subcommand)]

@@ -7,14 +7,20 @@ use std::path::Path;
 
 /// Asks a yes-or-no question; anything but yes is no.
 pub(crate) async fn confirm(question: &str) -> Result<bool, Failure> {
-    eprint!("{question} [y/N] ");
+    let answer = typed(&format!("{question} [y/N]")).await?;
+    Ok(matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Asks, and gives the line that is typed.
+pub(crate) async fn typed(question: &str) -> Result<String, Failure> {
+    eprint!("{} ", crate::human::clean(question));
     let _ = std::io::stderr().flush();
     // On a thread of its own, so that Ctrl-C is heard while nobody answers.
     let answer = tokio::task::spawn_blocking(line_read).await;
     let answer = answer
         .map_err(|why| Failure::new(exit::FAILED, format!("reading stdin: {why}")).next("say it with --yes"))??
         .unwrap_or_default();
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    Ok(answer.trim().to_owned())
 }
 
 /// Reads a line from stdin; `None` at its end.

@@ -46,6 +46,23 @@ pub(crate) fn duration_read(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| "that is too long".to_owned())
 }
 
+/// A number of bytes as people type it: `512M`, `10G`, `1.5T` is not one; plain digits are bytes.
+pub(crate) fn size_read(text: &str) -> Result<u64, String> {
+    let wrong = || "write it like 512M or 10G".to_owned();
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let power = match unit.strip_suffix("iB").unwrap_or(unit) {
+        "" | "B" => 0,
+        "K" | "k" => 1,
+        "M" => 2,
+        "G" => 3,
+        "T" => 4,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << (10 * power)).ok_or_else(|| "that is too large".to_owned())
+}
+
 /// Bytes in a time as `120 MiB/s`.
 pub(crate) fn rate(bytes: u64, time: std::time::Duration) -> String {
     let seconds = time.as_secs_f64().max(0.001);
@@ -101,6 +118,7 @@ pub(crate) fn count(number: u64, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::size_read;
     use super::{clean, count, duration, duration_read, short, size};
     use std::time::Duration;
 
@@ -133,6 +151,24 @@ mod tests {
         }
         for (millis, shown) in [(400, "0.4 s"), (12_300, "12 s"), (200_000, "3 min 20 s"), (7_500_000, "2 h 5 min")] {
             assert_eq!(duration(Duration::from_millis(millis)), shown);
+        }
+    }
+
+    #[test]
+    fn sizes_are_read() {
+        for (text, bytes) in [
+            ("0", Some(0)),
+            ("4096", Some(4096)),
+            ("64M", Some(64 << 20)),
+            ("10GiB", Some(10 << 30)),
+            ("2T", Some(2 << 40)),
+            ("1.5G", None),
+            ("G", None),
+            ("5X", None),
+            ("99999999999T", None),
+            ("-1", None),
+        ] {
+            assert_eq!(size_read(text).ok(), bytes, "{text}");
         }
     }
 

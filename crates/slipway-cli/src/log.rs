@@ -24,6 +24,16 @@ pub(crate) fn init_client(cx: &Context) {
     init(cx, default, LogFormat::Text);
 }
 
+/// The log of a client that goes on by itself: why something could not be read stands nowhere else.
+pub(crate) fn init_view(cx: &Context) {
+    let default = match cx.verbosity() {
+        0 => "warn,fuser=error",
+        1 => "info,fuser=error",
+        _ => "info,fuser=info,slipway=debug,slipway_api=debug,slipway_transfer=debug",
+    };
+    init(default, LogFormat::Text);
+}
+
 /// The log of the server.
 pub(crate) fn init_server(cx: &Context, format: LogFormat) {
     let default = match cx.verbosity() {

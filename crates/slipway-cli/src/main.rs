@@ -22,6 +22,7 @@ mod source;
 mod style;
 mod suggest;
 mod target;
+mod view;
 mod words;
 
 use args::{Cli, Command};
@@ -66,6 +67,11 @@ fn command_run(command: Command, cx: &Context) -> Result<(), Failure> {
     let ended = match command {
         // The server ends by itself on a signal, after it has put everything in order.
         Command::Serve(args) => runtime.block_on(cmd::serve::run(*args, cx)),
+        // So does a view: it unmounts.
+        Command::DiskView(args) => {
+            log::init_view(cx);
+            runtime.block_on(cmd::disk_view::run(*args, cx))
+        }
         command => {
             log::init_client(cx);
             runtime.block_on(async {

@@ -86,6 +86,30 @@ impl Client {
         }
     }
 
+    /// Waits for changes among the images that the caller may read, and tells each; the first at once, unless `last` says that it is known.
+    /// Ends when the stream does: follow again, or list again.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, says no, or is silent for longer than it ever is by itself.
+    pub async fn images_follow(&self, last: &mut Option<String>, mut on_change: impl FnMut()) -> Result<(), ApiError> {
+        let act = "following the images";
+        let mut ask = self.ask(Method::GET, act, &["images", "events"]).header("accept", "text/event-stream").once();
+        if let Some(last) = &last {
+            ask = ask.header("last-event-id", last);
+        }
+        let mut response = self.open(ask).await?;
+        let mut reader = EventReader::default();
+        while let Some(part) = part_read(act, &mut response, self.inner.idle).await? {
+            for event in reader.feed(&part).ok_or_else(|| ApiError::protocol(act, "an event has no end"))? {
+                if event.name == "images" {
+                    *last = event.id;
+                    on_change();
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn events_read(
         &self,
         id: Uuid,

@@ -52,6 +52,11 @@ impl Client {
         self.fetch_nothing(self.image_ask(Method::DELETE, "deleting", image, &[])).await
     }
 
+    /// Ends an image and its versions at once; nothing brings them back.
+    pub async fn image_end(&self, image: &ImageRef) -> Result<(), ApiError> {
+        self.fetch_nothing(self.image_ask(Method::DELETE, "ending", image, &[]).query("now", true)).await
+    }
+
     /// Takes an image out of the trash.
     pub async fn image_restore(&self, image: &ImageRef) -> Result<Image, ApiError> {
         self.fetch_json(self.image_ask(Method::POST, "restoring", image, &["restore"]).keyed()).await

@@ -87,6 +87,11 @@ impl Client {
         self.fetch_nothing(self.version_ask(Method::DELETE, "deleting", image, pick, &[])).await
     }
 
+    /// Ends a version at once; nothing brings it back.
+    pub async fn version_end(&self, image: &ImageRef, pick: &VersionPick) -> Result<(), ApiError> {
+        self.fetch_nothing(self.version_ask(Method::DELETE, "ending", image, pick, &[]).query("now", true)).await
+    }
+
     /// Takes a version out of the trash.
     pub async fn version_restore(&self, image: &ImageRef, number: u64) -> Result<Version, ApiError> {
         let pick = VersionPick::Number(number);

@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod context;
 pub(crate) mod doctor;
+pub(crate) mod disk_view;
 pub(crate) mod flash;
 pub(crate) mod image;
 pub(crate) mod journal;
@@ -35,6 +36,7 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Flash(args) => flash::run(args, cx).await,
         Command::Verify(args) => verify::run(args, cx).await,
         Command::NbdExport(args) => nbd_export::run(args, cx).await,
+        Command::DiskView(args) => disk_view::run(*args, cx).await,
         Command::Image(command) => image::run(command, cx).await,
         Command::Channel(command) => channel::run(command, cx).await,
         Command::Login(args) => login::run(args, cx).await,

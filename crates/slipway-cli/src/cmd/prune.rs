@@ -10,17 +10,22 @@ use slipway_api::{PruneRequest, PruneResult};
 /// Free what nothing refers to any more (admins)
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-What was deleted stays restorable for the grace time; only then a prune takes it. --dry-run prints the plan \
-that a real prune would carry out now.
+What was deleted stays restorable for the grace time; only then a prune takes it, in two steps a day apart: \
+who still reads by an old address is let finish. --now makes it one step: such readers ask for a new address, and \
+readers of what was deleted get an error. --dry-run prints the plan that a real prune would carry out now.
 
 Examples:
   slipway prune --dry-run
   slipway prune
+  slipway prune --now
   slipway prune --no-wait -o json")]
 pub(crate) struct Args {
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
+    /// Free at once what nothing refers to
+    #[arg(long)]
+    now: bool,
     /// Print the task and do not wait for its end
     #[arg(long)]
     no_wait: bool,
@@ -30,7 +35,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let client = cx.client()?;
-    let task = client.prune(&PruneRequest { dry_run: args.dry_run }).await?;
+    let task = client.prune(&PruneRequest { dry_run: args.dry_run, now: args.now }).await?;
     if args.no_wait {
         return args.output.one(&task, |task| format!("{}\n", task.id));
     }

@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod s3;
 pub mod samples;
 pub mod server;
+pub mod view;
 
 use std::path::{Path, PathBuf};
 

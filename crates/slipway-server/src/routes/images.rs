@@ -37,8 +37,19 @@ pub(crate) async fn image_change(mut ask: Ask) -> Answered {
     answer::json_tagged(StatusCode::OK, &image, image.revision)
 }
 
+/// Of a deletion.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct NowQuery {
+    pub(crate) now: bool,
+}
+
 pub(crate) async fn image_trash(ask: Ask) -> Answered {
-    rules::trash::image_trash(ask.core(), &ask.who, &ask.image()?, ask.if_match()?).await?;
+    let (image, if_match) = (ask.image()?, ask.if_match()?);
+    match ask.query::<NowQuery>()?.now {
+        true => rules::end::image_end(ask.core(), &ask.who, &image, if_match).await?,
+        false => rules::trash::image_trash(ask.core(), &ask.who, &image, if_match).await?,
+    }
     answer::nothing()
 }
 

@@ -8,6 +8,7 @@ mod diff;
 mod docs;
 mod download;
 mod facts;
+mod image_events;
 mod images;
 mod parts;
 mod people;

@@ -15,8 +15,8 @@ use slipway_api::{
 
 use super::shape::{Param, Params, Shape, json, page, params};
 use super::{
-    baas, blobs, channels, content, diff, docs, download, facts, images, parts, people, sessions, spool, store, tasks,
-    tokens, uploads, versions,
+    baas, blobs, channels, content, diff, docs, download, facts, image_events, images, parts, people, sessions, spool,
+    store, tasks, tokens, uploads, versions,
 };
 use crate::http::answer::Answered;
 use crate::http::ask::Ask;
@@ -171,6 +171,9 @@ fn people_rows() -> Vec<Route> {
     ]
 }
 
+/// Of a deletion.
+const NOW: &[Param] = &[("now", "End it at once instead, in the trash or not: nothing brings it back", "boolean")];
+
 fn image_rows() -> Vec<Route> {
     const TRASH: &[Param] = &[("trash", "Also versions in the trash, for who may take them out", "boolean")];
     vec![
@@ -186,7 +189,11 @@ fn image_rows() -> Vec<Route> {
         row!(PATCH "/api/v1/images/{owner}/{slug}", USER, image_change, images::image_change, "Changes an image")
             .body(json::<ImageChange>())
             .gives(200, json::<Image>()),
-        row!(DELETE "/api/v1/images/{owner}/{slug}", USER, image_trash, images::image_trash, "Puts an image into the trash")
+        row!(GET "/api/v1/images/events", USER, image_events, image_events::image_events,
+            "Server-sent events: one whenever an image that the caller may read, or a version of it, comes, changes or goes")
+        .gives(200, Shape::Text("text/event-stream")),
+        row!(DELETE "/api/v1/images/{owner}/{slug}", USER, image_trash, images::image_trash, "Puts an image into the trash, or ends it")
+            .extra(NOW)
             .gives(204, NOTHING),
         row!(POST "/api/v1/images/{owner}/{slug}/restore", USER, image_restore, images::image_restore, "Takes an image out of the trash")
             .gives(200, json::<Image>()),
@@ -220,7 +227,8 @@ fn version_rows() -> Vec<Route> {
             .body(json::<VersionChange>())
             .gives(200, json::<Version>()),
         row!(DELETE "/api/v1/images/{owner}/{slug}/versions/{version}", USER, version_trash, versions::version_trash,
-            "Puts a version into the trash")
+            "Puts a version into the trash, or ends it")
+            .extra(NOW)
             .gives(204, NOTHING),
         row!(POST "/api/v1/images/{owner}/{slug}/versions/{version}/restore", USER, version_restore, versions::version_restore,
             "Takes a version out of the trash, or puts a content that another took the place of back under its number")

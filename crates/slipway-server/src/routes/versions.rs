@@ -10,6 +10,7 @@ use crate::core::{Caller, Core};
 use crate::http::answer::{self, Answered};
 use crate::http::ask::Ask;
 use crate::http::tag;
+use crate::routes::images::NowQuery;
 use crate::rules;
 
 /// `If-Match` on a version compares with the tag that GET gives: a version's row has no revision of its own.
@@ -49,7 +50,10 @@ pub(crate) async fn version_change(mut ask: Ask) -> Answered {
 pub(crate) async fn version_trash(ask: Ask) -> Answered {
     let (image, pick) = (ask.image()?, ask.pick()?);
     match_check(ask.core(), &ask.who, ask.headers(), &image, &pick).await?;
-    rules::trash::version_trash(ask.core(), &ask.who, &image, &pick).await?;
+    match ask.query::<NowQuery>()?.now {
+        true => rules::end::version_end(ask.core(), &ask.who, &image, &pick).await?,
+        false => rules::trash::version_trash(ask.core(), &ask.who, &image, &pick).await?,
+    }
     answer::nothing()
 }
 

@@ -200,7 +200,7 @@ pub async fn image_list(core: &Core, who: &Caller, query: &PageQuery) -> Result<
     Ok(listed?)
 }
 
-async fn image_batch(
+pub(crate) async fn image_batch(
     tx: &mut Tx,
     who: &Caller,
     query: &PageQuery,

@@ -21,13 +21,8 @@ pub async fn version_trash(core: &Core, who: &Caller, reference: &ImageRef, pick
         let channels = image_channels(tx, &image.id).await?;
         let version = version_read(&row, &channels)?;
         let name = image.version_reference(version.number);
-        if version.protected {
-            let hint = format!("`slipway image protect {name} --off` takes the protection off");
-            return Err(pinned(&format!("version {name}"), "it is protected", hint).into());
-        }
-        if let Some(channel) = version.channels.first() {
-            let hint = format!("move the channel, or `slipway channel rm {} {channel}`", image.reference());
-            return Err(pinned(&format!("version {name}"), &format!("channel '{channel}' names it"), hint).into());
+        if let Some(problem) = version_pin(&image, &version) {
+            return Err(problem.into());
         }
         let now = tx.now();
         let update = sql("UPDATE version SET trashed_at = $1 WHERE image_id = $2 AND number = $3")
@@ -64,8 +59,20 @@ pub async fn version_restore(core: &Core, who: &Caller, reference: &ImageRef, nu
     Ok(done?)
 }
 
+/// What keeps a version from being deleted.
+pub(crate) fn version_pin(image: &ImageRow, version: &Version) -> Option<Problem> {
+    let name = image.version_reference(version.number);
+    if version.protected {
+        let hint = format!("`slipway image protect {name} --off` takes the protection off");
+        return Some(pinned(&format!("version {name}"), "it is protected", hint));
+    }
+    let channel = version.channels.first()?;
+    let hint = format!("move the channel, or `slipway channel rm {} {channel}`", image.reference());
+    Some(pinned(&format!("version {name}"), &format!("channel '{channel}' names it"), hint))
+}
+
 /// What keeps an image from being deleted.
-async fn image_pin(tx: &mut Tx, image: &ImageRow) -> Result<Option<Problem>, DbError> {
+pub(crate) async fn image_pin(tx: &mut Tx, image: &ImageRow) -> Result<Option<Problem>, DbError> {
     let what = format!("image {}", image.reference());
     if image.protected {
         let hint = format!("`slipway image protect {} --off` takes the protection off", image.reference());

@@ -3,6 +3,7 @@
 
 use crate::core::{Caller, Core, Nudge, ms};
 use crate::db::{DbError, Tx, TxError, sql, tx};
+use crate::rules::end::{Ending, image_remove, version_remove};
 use crate::rules::image_row::{ImageRow, image_by_id, image_lock, image_touch};
 use crate::rules::scrub::scrub_ask;
 use crate::rules::task::task_create;
@@ -68,19 +69,8 @@ fn only_db(error: TxError) -> DbError {
     }
 }
 
-/// A version whose time in the trash is over.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Due {
-    pub image: Uuid,
-    pub number: u64,
-    pub content: Uuid,
-    pub reference: String,
-    /// It is not the version that goes but a content that another took the place of.
-    pub replaced: bool,
-}
-
 /// Versions whose time in the trash is over, alone or with their image; of all images, or of one.
-pub(crate) async fn versions_due(tx: &mut Tx, core: &Core, image: Option<&Uuid>) -> Result<Vec<Due>, DbError> {
+pub(crate) async fn versions_due(tx: &mut Tx, core: &Core, image: Option<&Uuid>) -> Result<Vec<Ending>, DbError> {
     let before = tx.now() - ms(core.config.trash_grace);
     let mut due = Vec::new();
     // Alike but for what they read: versions, and contents that another took the place of.
@@ -94,7 +84,7 @@ pub(crate) async fn versions_due(tx: &mut Tx, core: &Core, image: Option<&Uuid>)
         let query = sql(text).bind(before).bind(image.map(Uuid::to_string).unwrap_or_default());
         for row in tx.rows(query).await? {
             let number = row.size("number")?;
-            due.push(Due {
+            due.push(Ending {
                 image: row.parsed("image_id")?,
                 number,
                 content: row.parsed("content_id")?,
@@ -107,7 +97,7 @@ pub(crate) async fn versions_due(tx: &mut Tx, core: &Core, image: Option<&Uuid>)
 }
 
 /// Removes the rows of versions and images whose time in the trash is over, and says which versions. Prune then finds their bytes unreferenced.
-pub(crate) async fn versions_expire(core: &Core, who: &Caller) -> Result<Vec<Due>, TxError> {
+pub(crate) async fn versions_expire(core: &Core, who: &Caller) -> Result<Vec<Ending>, TxError> {
     let mut tx = core.db.read().await?;
     let mut images: BTreeSet<Uuid> =
         versions_due(&mut tx, core, None).await?.into_iter().map(|due| due.image).collect();
@@ -119,7 +109,7 @@ pub(crate) async fn versions_expire(core: &Core, who: &Caller) -> Result<Vec<Due
     let mut gone = Vec::new();
     for image in images {
         // One image at a time, so that nobody waits long; decided again under the lock, because it may have been restored.
-        let of_image: Result<Vec<Due>, TxError> = tx!(&core.db, who, |tx| {
+        let of_image: Result<Vec<Ending>, TxError> = tx!(&core.db, who, |tx| {
             image_lock(tx, &image).await?;
             match image_by_id(tx, &image).await? {
                 Some(row) => Ok(image_expire(tx, core, &row).await?),
@@ -131,29 +121,15 @@ pub(crate) async fn versions_expire(core: &Core, who: &Caller) -> Result<Vec<Due
     Ok(gone)
 }
 
-async fn image_expire(tx: &mut Tx, core: &Core, image: &ImageRow) -> Result<Vec<Due>, DbError> {
+async fn image_expire(tx: &mut Tx, core: &Core, image: &ImageRow) -> Result<Vec<Ending>, DbError> {
     let before = tx.now() - ms(core.config.trash_grace);
     let whole = image.trashed_at.is_some_and(|since| since <= before);
     let due = versions_due(tx, core, Some(&image.id)).await?;
     for version in &due {
-        let (rows, verb) = match version.replaced {
-            false => ("DELETE FROM version WHERE content_id = $1", "version_expire"),
-            true => ("DELETE FROM replaced WHERE content_id = $1", "content_expire"),
-        };
-        tx.run(sql(rows).bind(version.content)).await?;
-        tx.run(sql("DELETE FROM content WHERE id = $1").bind(version.content)).await?;
-        tx.journal(verb, version.reference.clone(), json!({ "content": version.content }));
+        version_remove(tx, version, false).await?;
     }
     if whole {
-        tx.run(sql("DELETE FROM channel WHERE image_id = $1").bind(image.id)).await?;
-        tx.run(sql("DELETE FROM image_reader WHERE image_id = $1").bind(image.id)).await?;
-        tx.run(
-            sql("UPDATE upload SET state = 'ended' WHERE image_id = $1 AND state IN ('open', 'committing')")
-                .bind(image.id),
-        )
-        .await?;
-        tx.run(sql("DELETE FROM image WHERE id = $1").bind(image.id)).await?;
-        tx.journal("image_expire", image.reference(), json!({ "id": image.id }));
+        image_remove(tx, image, false).await?;
     } else if !due.is_empty() {
         image_touch(tx, &image.id).await?;
     }
@@ -205,8 +181,9 @@ async fn prune_ask(core: &Core, who: &Caller) -> Result<(), TxError> {
         let since = tx.now() - ms(every);
         // The first is due one period after the first journal line, not at the first start.
         let old = tx.row(sql("SELECT number FROM journal WHERE at < $1 LIMIT 1").bind(since)).await?.is_some();
-        let recent =
-            sql("SELECT id FROM task WHERE kind = 'prune' AND created_at >= $1 AND input NOT LIKE '%true%' LIMIT 1");
+        let recent = sql(
+            "SELECT id FROM task WHERE kind = 'prune' AND created_at >= $1 AND input NOT LIKE '%\"dry_run\":true%' LIMIT 1",
+        );
         if old && tx.row(recent.bind(since)).await?.is_none() {
             task_create(tx, who, TaskKind::Prune, "store", &json!({ "dry_run": false })).await?;
             tx.journal("prune_request", "store", json!({ "dry_run": false }));

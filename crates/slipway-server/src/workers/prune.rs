@@ -44,14 +44,40 @@ impl TaskWork for Prune {
             let request: PruneRequest = serde_json::from_value(running.task.input.clone()).map_err(|error| {
                 Halt::Failed(Problem::new(Code::Internal, format!("reading the request of a prune: {error}")))
             })?;
-            let result = prune(core, running, request.dry_run).await?;
+            let result = prune(core, running, &request).await?;
             serde_json::to_value(result).map_err(|error| Halt::Failed(Problem::new(Code::Internal, error.to_string())))
         })
     }
 }
 
 /// Plans, and unless it is a dry run, does. Both make the same plan: the dry run leaves out what would expire first.
-async fn prune(core: &Arc<Core>, running: &Running, dry_run: bool) -> Result<PruneResult, Halt> {
+///
+/// With `now` what is doomed is deleted without its grace. That is safe: the second round's mark was begun after the first round's dooming
+/// was committed, and found it unreferenced again. The grace is for readers that hold old addresses: they hear that the pack is gone and ask
+/// for a new layout, which has every chunk of every version that still exists; who reads a version that has ended reads no further.
+/// Nothing is rewritten meanwhile, because that would take the addresses of living versions away for no reason.
+async fn prune(core: &Arc<Core>, running: &Running, request: &PruneRequest) -> Result<PruneResult, Halt> {
+    let first = prune_once(core, running, request).await?;
+    if !request.now || request.dry_run {
+        return Ok(first);
+    }
+    let second = prune_once(core, running, request).await?;
+    Ok(PruneResult {
+        dry_run: false,
+        versions_expired: first.versions_expired + second.versions_expired,
+        // What the first round doomed the second one deleted; only what came in between is still doomed.
+        packs_doomed: second.packs_doomed,
+        bytes_doomed: second.bytes_doomed,
+        packs_rewritten: 0,
+        packs_deleted: first.packs_deleted + second.packs_deleted,
+        documents_deleted: first.documents_deleted + second.documents_deleted,
+        bytes_freed: first.bytes_freed + second.bytes_freed,
+        lines: first.lines.into_iter().chain(second.lines).take(1000).collect(),
+    })
+}
+
+async fn prune_once(core: &Arc<Core>, running: &Running, request: &PruneRequest) -> Result<PruneResult, Halt> {
+    let (dry_run, now) = (request.dry_run, request.now);
     running.step("expiring", 0, 0);
     let due = match dry_run {
         true => {
@@ -68,9 +94,9 @@ async fn prune(core: &Arc<Core>, running: &Running, dry_run: bool) -> Result<Pru
     let done = blocking(move || {
         let spec = PruneSpec {
             now_ms: ledger.now().map_err(|error| halt("pruning", error.into()))?,
-            grace_ms: ms(config.doom_grace),
+            grace_ms: if now { 0 } else { ms(config.doom_grace) },
             staged_grace_ms: ms(config.staged_grace),
-            rewrite_below: config.rewrite_below,
+            rewrite_below: if now { 0.0 } else { config.rewrite_below },
         };
         let plan = store
             .prune_plan(&spec, &ledger, &mut |at| reports.report(at))

@@ -107,6 +107,18 @@ impl Call<'_> {
         self
     }
 
+    /// For an answer that goes on: its body is empty here and still to be read, unless it is a refusal.
+    pub(crate) async fn begin(self) -> (Got, reqwest::Response) {
+        let request = self.request.try_clone().unwrap();
+        let response = self.request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = match status {
+            200 => Vec::new(),
+            _ => request.send().await.unwrap().bytes().await.unwrap().to_vec(),
+        };
+        (Got { status, headers, body }, response)
+    }
+
     pub(crate) async fn send(self) -> Got {
         let _ = self.site;
         let response = self.request.send().await.unwrap();

@@ -5,6 +5,7 @@
 mod abuse;
 mod baas;
 mod bytes;
+mod feed;
 mod kit;
 mod life;
 mod log;

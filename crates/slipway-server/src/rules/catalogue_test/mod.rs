@@ -2,6 +2,7 @@
 //! database each.
 
 mod commit;
+mod ending;
 mod images;
 mod ledger;
 mod pruning;

@@ -5,7 +5,8 @@ use crate::rules::version::{version_change, version_restore, version_trash};
 use slipway_api::{ChannelSet, PruneRequest, PruneResult, TaskState, VersionChange};
 
 async fn prune(bench: &Bench, dry_run: bool) -> PruneResult {
-    let task = prune_request(&bench.core, &bench.admin, PruneRequest { dry_run }).await.unwrap();
+    let task =
+        prune_request(&bench.core, &bench.admin, PruneRequest { dry_run, ..PruneRequest::default() }).await.unwrap();
     work(&bench.core).await;
     let task = task_get(&bench.core, &bench.admin, &task.id).await.unwrap();
     assert_eq!(task.state, TaskState::Done, "{task:?}");
@@ -85,7 +86,8 @@ async fn a_dry_run_plans_as_if_the_trash_were_emptied() {
         trash_age(core).await;
         let mut results = Vec::new();
         for dry_run in [true, true, false] {
-            let task = prune_request(core, &bench.admin, PruneRequest { dry_run }).await.unwrap();
+            let task =
+                prune_request(core, &bench.admin, PruneRequest { dry_run, ..PruneRequest::default() }).await.unwrap();
             let worker = &crate::workers::prune::Prune;
             crate::workers::Worker::pass(worker, core, &crate::workers::Stop::never()).await.unwrap();
             let task = task_get(core, &bench.admin, &task.id).await.unwrap();

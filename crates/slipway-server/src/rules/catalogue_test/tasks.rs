@@ -54,7 +54,8 @@ async fn four_workers_claim_fifty_tasks_and_none_twice() {
 async fn a_lost_lease_gives_the_task_to_another() {
     each(async |bench| {
         let core = &bench.core;
-        let task = prune_request(core, &bench.admin, PruneRequest { dry_run: true }).await.unwrap();
+        let task =
+            prune_request(core, &bench.admin, PruneRequest { dry_run: true, ..PruneRequest::default() }).await.unwrap();
         let first = task_claim(core, TaskKind::Prune).await.unwrap().unwrap();
         assert_eq!((first.id, first.attempt), (task.id, 1));
         assert_eq!(task_step(core, &first, "marking", 5, 10).await.unwrap(), Hold::Kept);
@@ -81,7 +82,8 @@ async fn a_lost_lease_gives_the_task_to_another() {
 async fn tasks_that_fail_are_tried_again_but_not_for_ever() {
     each(async |bench| {
         let core = &bench.core;
-        let task = prune_request(core, &bench.admin, PruneRequest { dry_run: true }).await.unwrap();
+        let task =
+            prune_request(core, &bench.admin, PruneRequest { dry_run: true, ..PruneRequest::default() }).await.unwrap();
         let claimed = task_claim(core, TaskKind::Prune).await.unwrap().unwrap();
         let again = TaskEnd::Again(Problem::new(Code::Unavailable, "not now"), Duration::from_secs(60));
         task_finish(core, &claimed, &again).await.unwrap();
@@ -108,7 +110,8 @@ async fn who_may_see_and_cancel_a_task() {
         let core = &bench.core;
         refused(prune_request(core, &bench.jan, PruneRequest::default()).await, Code::Forbidden);
         refused(check_request(core, &bench.jan, CheckRequest::default()).await, Code::Forbidden);
-        let task = prune_request(core, &bench.admin, PruneRequest { dry_run: true }).await.unwrap();
+        let task =
+            prune_request(core, &bench.admin, PruneRequest { dry_run: true, ..PruneRequest::default() }).await.unwrap();
         refused(task_get(core, &bench.jan, &task.id).await, Code::NotFound);
         refused(task_cancel(core, &bench.jan, &task.id).await, Code::NotFound);
         assert!(task_list(core, &bench.jan, &PageQuery::default()).await.unwrap().items.is_empty());
@@ -118,7 +121,8 @@ async fn who_may_see_and_cancel_a_task() {
         assert_eq!((seen.state, seen.result), (TaskState::Cancelled, None));
         refused(task_cancel(core, &bench.admin, &task.id).await, Code::Conflict);
         let ivo = super::user_add(core, "ivo", slipway_api::Role::Moderator).await;
-        let done = prune_request(core, &bench.admin, PruneRequest { dry_run: true }).await.unwrap();
+        let done =
+            prune_request(core, &bench.admin, PruneRequest { dry_run: true, ..PruneRequest::default() }).await.unwrap();
         work(core).await;
         let whole = task_get(core, &bench.admin, &done.id).await.unwrap();
         assert!(whole.result.is_some() && whole.object == "store");
@@ -131,13 +135,14 @@ async fn who_may_see_and_cancel_a_task() {
         }
         meddle(core, sql("DELETE FROM task WHERE id = $1").bind(done.id)).await;
         for _ in 0..3 {
-            prune_request(core, &bench.admin, PruneRequest { dry_run: true }).await.unwrap();
+            prune_request(core, &bench.admin, PruneRequest { dry_run: true, ..PruneRequest::default() }).await.unwrap();
         }
         let first = task_list(core, &bench.admin, &PageQuery { limit: Some(3), ..PageQuery::default() }).await.unwrap();
         let query = PageQuery { limit: Some(3), cursor: first.next.clone(), ..PageQuery::default() };
         let second = task_list(core, &bench.admin, &query).await.unwrap();
         assert_eq!((first.items.len(), second.items.len(), second.items[0].id), (3, 1, task.id), "newest first");
-        let running = prune_request(core, &bench.admin, PruneRequest { dry_run: true }).await.unwrap();
+        let running =
+            prune_request(core, &bench.admin, PruneRequest { dry_run: true, ..PruneRequest::default() }).await.unwrap();
         let claimed = task_claim(core, TaskKind::Prune).await.unwrap().unwrap();
         task_cancel(core, &bench.admin, &claimed.id).await.unwrap();
         assert_eq!(task_step(core, &claimed, "marking", 0, 0).await.unwrap(), Hold::Cancelled);
@@ -240,7 +245,8 @@ async fn workers_wake_for_a_task_and_stop_when_asked() {
         let workers = crate::workers::workers_start(core);
         tokio::time::sleep(Duration::from_millis(200)).await;
         let began = std::time::Instant::now();
-        let task = prune_request(core, &bench.admin, PruneRequest { dry_run: true }).await.unwrap();
+        let task =
+            prune_request(core, &bench.admin, PruneRequest { dry_run: true, ..PruneRequest::default() }).await.unwrap();
         while !task_get(core, &bench.admin, &task.id).await.unwrap().state.is_final() {
             assert!(
                 began.elapsed() < Duration::from_secs(10),
