@@ -31,7 +31,7 @@ pub(crate) fn init_view(cx: &Context) {
         1 => "info,fuser=error",
         _ => "info,fuser=info,slipway=debug,slipway_api=debug,slipway_transfer=debug",
     };
-    init(default, LogFormat::Text);
+    init(cx, default, LogFormat::Text);
 }
 
 /// The log of the server.

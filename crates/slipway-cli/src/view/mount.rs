@@ -130,7 +130,10 @@ impl Mounted {
             let _ = told.send(session.run());
         };
         let spawned = std::thread::Builder::new().name("view".into()).spawn(run);
-        spawned.map_err(|why| Failure::new(exit::FAILED, format!("starting a thread: {}", reason(&why))))?;
+        spawned.map_err(|why| {
+            Failure::new(exit::FAILED, format!("starting a thread: {}", reason(&why)))
+                .next("look at the limits of this account with 'ulimit -a'")
+        })?;
         read_ahead_raise(path);
         Ok((Self { path: path.to_owned(), ended }, notifier))
     }
@@ -170,19 +173,19 @@ impl Mounted {
 
 fn refused(path: &Path, why: &std::io::Error) -> Failure {
     let text = why.to_string();
-    let failure = Failure::new(exit::FAILED, format!("mounting at {}: {}", path_shown(path), reason(why)));
-    match () {
+    let (code, next) = match () {
         () if text.contains("user_allow_other") => {
-            failure.next("leave out --allow-other and --group, or put 'user_allow_other' into /etc/fuse.conf")
+            (exit::AUTH, "leave out --allow-other and --group, or put 'user_allow_other' into /etc/fuse.conf")
         }
         () if text.contains("fusermount") || why.kind() == ErrorKind::NotFound => {
-            failure.next("run it as root, or install fuse3 for 'fusermount3'")
+            (exit::FAILED, "run it as root, or install fuse3 for 'fusermount3'")
         }
         () if why.kind() == ErrorKind::PermissionDenied => {
-            Failure { exit: exit::AUTH, ..failure }.next("run it as root, or as the user whose folder that is")
+            (exit::AUTH, "run it as root, or as the user whose folder that is")
         }
-        () => failure.next("run it as root; 'dmesg' may say more"),
-    }
+        () => (exit::FAILED, "run it as root; 'dmesg' may say more"),
+    };
+    Failure::new(code, format!("mounting at {}: {}", path_shown(path), reason(why))).next(next)
 }
 
 /// The kernel begins with 128 KiB for every file system of this kind; only root can change it, and only the speed depends on it.

@@ -19,15 +19,36 @@ pub(crate) struct Ending {
     pub number: u64,
     pub content: Uuid,
     pub reference: String,
+    /// It is not the version that goes but a content that another took the place of.
+    pub replaced: bool,
 }
 
-/// Takes away a version's rows. `now`: its time in the trash was not waited for.
+/// Takes away the rows of a version, or of a content that was replaced. `now`: its time in the trash was not waited for.
 pub(crate) async fn version_remove(tx: &mut Tx, version: &Ending, now: bool) -> Result<(), DbError> {
-    tx.run(sql("DELETE FROM version WHERE image_id = $1 AND number = $2").bind(version.image).bind(version.number))
-        .await?;
+    let (rows, verb) = match version.replaced {
+        false => ("DELETE FROM version WHERE content_id = $1", "version_expire"),
+        true => ("DELETE FROM replaced WHERE content_id = $1", "content_expire"),
+    };
+    tx.run(sql(rows).bind(version.content)).await?;
     tx.run(sql("DELETE FROM content WHERE id = $1").bind(version.content)).await?;
-    tx.journal("version_expire", version.reference.clone(), json!({ "content": version.content, "now": now }));
+    tx.journal(verb, version.reference.clone(), json!({ "content": version.content, "now": now }));
     Ok(())
+}
+
+/// All contents of an image, those that were replaced too; or those of one number.
+async fn endings(tx: &mut Tx, image: &ImageRow, number: Option<u64>) -> Result<Vec<Ending>, DbError> {
+    let mut found = Vec::new();
+    for (table, replaced) in [("version", false), ("replaced", true)] {
+        let text = format!("SELECT number, content_id FROM {table} WHERE image_id = $1 ORDER BY number, content_id");
+        for row in tx.rows(sql(text).bind(image.id)).await? {
+            let at = row.size("number")?;
+            if number.is_none_or(|number| number == at) {
+                let (content, reference) = (row.parsed("content_id")?, image.version_reference(at));
+                found.push(Ending { image: image.id, number: at, content, reference, replaced });
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Takes away the rows of an image that has no versions any more.
@@ -56,9 +77,9 @@ pub async fn version_end(core: &Core, who: &Caller, reference: &ImageRef, pick: 
         if let Some(problem) = version_pin(&image, &version) {
             return Err(problem.into());
         }
-        let reference = image.version_reference(version.number);
-        let ending = Ending { image: image.id, number: version.number, content: version.content, reference };
-        version_remove(tx, &ending, true).await?;
+        for ending in endings(tx, &image, Some(version.number)).await? {
+            version_remove(tx, &ending, true).await?;
+        }
         image_touch(tx, &image.id).await?;
         prune_soon(tx).await?;
         Ok(())
@@ -77,11 +98,8 @@ pub async fn image_end(core: &Core, who: &Caller, reference: &ImageRef, if_match
         if let Some(problem) = image_pin(tx, &image).await? {
             return Err(problem.into());
         }
-        let versions = sql("SELECT number, content_id FROM version WHERE image_id = $1 ORDER BY number").bind(image.id);
-        for row in tx.rows(versions).await? {
-            let number = row.size("number")?;
-            let (content, reference) = (row.parsed("content_id")?, image.version_reference(number));
-            version_remove(tx, &Ending { image: image.id, number, content, reference }, true).await?;
+        for ending in endings(tx, &image, None).await? {
+            version_remove(tx, &ending, true).await?;
         }
         image_remove(tx, &image, true).await?;
         prune_soon(tx).await?;

@@ -76,7 +76,8 @@ async fn now_confirm(references: &[String], cx: &Context) -> Result<(), Failure>
     for text in references {
         let question = format!("Nothing brings {text} back. Type its name to end it:");
         if crate::ask::typed(&question).await? != *text {
-            return Err(Failure::usage(format!("that is not '{text}', so nothing was ended")));
+            return Err(Failure::usage(format!("that is not '{text}', so nothing was ended"))
+                .next("run it again and type the name, or leave out --now: the trash keeps it for a while"));
         }
     }
     Ok(())
