@@ -27,7 +27,7 @@ fn image_id(client: &Client, reference: &str) -> String {
     client.json(&["image", "show", reference])["id"].as_str().unwrap().to_owned()
 }
 
-fn until(what: &str, limit: Duration, done: impl Fn() -> bool) -> Duration {
+fn until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) -> Duration {
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < limit, "{what}: not within {limit:?}");
