@@ -99,7 +99,8 @@ fn octal_read(text: &str) -> String {
 /// A view that is mounted.
 pub(crate) struct Mounted {
     path: PathBuf,
-    ended: oneshot::Receiver<std::io::Result<()>>,
+    /// `None` once it has said how it ended.
+    ended: Option<oneshot::Receiver<std::io::Result<()>>>,
 }
 
 impl Mounted {
@@ -135,12 +136,15 @@ impl Mounted {
                 .next("look at the limits of this account with 'ulimit -a'")
         })?;
         read_ahead_raise(path);
-        Ok((Self { path: path.to_owned(), ended }, notifier))
+        Ok((Self { path: path.to_owned(), ended: Some(ended) }, notifier))
     }
 
     /// Returns when somebody else has unmounted it.
     pub(crate) async fn ended(&mut self) -> std::io::Result<()> {
-        (&mut self.ended).await.unwrap_or(Ok(()))
+        let Some(ended) = &mut self.ended else { return Ok(()) };
+        let said = ended.await.unwrap_or(Ok(()));
+        self.ended = None;
+        said
     }
 
     /// Unmounts. Where files are still in use, the name goes at once and the rest when this process ends.
