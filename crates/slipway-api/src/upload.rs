@@ -10,14 +10,30 @@ use uuid::Uuid;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UploadFormat {
-    /// The raw image, by `PATCH` at `Upload-Offset`; the server cuts.
+    /// A disk image, by `PATCH` at `Upload-Offset`; its content tells what it is in. The server reads it and cuts.
+    Auto,
+    /// The raw image as it is, whatever it looks like, by `PATCH`.
     Raw,
-    /// The raw image as a gzip stream, by `PATCH`.
+    /// A disk image as a gzip stream, by `PATCH`.
     Gzip,
-    /// The raw image as an xz stream, by `PATCH`.
+    /// A disk image as an xz stream, by `PATCH`.
     Xz,
-    /// The raw image as a zstd stream, by `PATCH`.
+    /// A disk image as a zstd stream, by `PATCH`.
     Zstd,
+    /// A qcow2 image, perhaps compressed or in an archive, by `PATCH`.
+    Qcow2,
+    /// A VMDK image, likewise.
+    Vmdk,
+    /// A VHD image, likewise.
+    Vhd,
+    /// A VHDX image, likewise.
+    Vhdx,
+    /// A VDI image, likewise.
+    Vdi,
+    /// A disk image in a zip archive, by `PATCH`.
+    Zip,
+    /// A disk image in a tar archive or an OVA, by `PATCH`.
+    Tar,
     /// The client cuts: `missing`, `frames`, `segments`, then a manifest at `commit`.
     Chunks,
 }

@@ -263,7 +263,7 @@ impl From<TransferError> for Failure {
             TransferError::Target(why) => return why.into(),
             TransferError::Disk(why) => return why.into(),
             TransferError::Io { .. } if code == exit::VERIFY => {
-                "it is damaged or cut off: test it with 'gzip -t', 'xz -t' or 'zstd -t', and push a whole one"
+                "it is damaged or cut off: test it with 'gzip -t', 'xz -t', 'zstd -t' or 'qemu-img check', and push a whole one"
             }
             TransferError::Io { act, name, source } => {
                 return Self { exit: code, ..Self::io(act, Path::new(&name), &source) };

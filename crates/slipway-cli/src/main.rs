@@ -13,6 +13,7 @@ mod human;
 mod log;
 mod near;
 mod output;
+mod packed;
 mod pages;
 mod progress;
 mod refs;

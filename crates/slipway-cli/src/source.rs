@@ -1,9 +1,9 @@
-//! What `push` reads: a raw or sparse file, a block device, a compressed stream around one, or stdin.
+//! What `push` reads: a raw or sparse file, a block device, stdin, and disk images of other formats, compressed or in archives.
 
 use crate::failure::{Failure, exit, path_shown};
-use slipway_chunk::{IMAGE_SIZE_MAX, Stream};
+use crate::packed::{FileBytes, Origin, Packed, Seen, packed_look};
 use slipway_disk::SparseFile;
-use slipway_format::{PROBE_LEN, PartitionTable, Wrap, probe, unwrap, wrap_detect};
+use slipway_format::{Format, Input, PROBE_LEN, PartitionTable, Said, probe};
 use slipway_transfer::{Reading, Source};
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,24 +11,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What the bytes are taken for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Format {
-    /// What the first bytes say.
-    #[default]
-    Auto,
-    /// The image itself, whatever it looks like.
-    Raw,
-    Gzip,
-    Xz,
-    Zstd,
-}
-
 /// How a source may be opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SourceOptions {
     /// What the bytes are taken for.
-    pub(crate) format: Format,
+    pub(crate) format: Said,
     /// Read a block device although it is mounted, or a file although it is by way of a loop device.
     pub(crate) mounted: bool,
     /// The sector size, if somebody said it.
@@ -43,14 +30,22 @@ pub(crate) struct Found {
     pub(crate) opens: Opens,
     /// What it is, for people: said before the first byte is sent.
     pub(crate) said: String,
-    /// What it is, for the version: `raw`, `raw.gz`, `raw.xz` or `raw.zst`.
-    pub(crate) format: &'static str,
+    /// What it is, for the version: `raw`, `raw.gz`, `qcow2` and so on.
+    pub(crate) format: String,
     /// 512 or 4096.
     pub(crate) sector_size: u32,
     /// How far the input has been read and how long it is, when that is not the raw image's place and length.
     pub(crate) meter: Option<Meter>,
     /// The raw image's length, if it is known before reading.
     pub(crate) size: Option<u64>,
+}
+
+/// What a look at the first bytes came to.
+pub(crate) enum Looked {
+    /// It can be read.
+    Ready(Found),
+    /// It must be unpacked to a temporary file first, which may take a while.
+    Packed(Packed),
 }
 
 /// How many bytes came out of the input, compressed ones of a compressed stream.
@@ -80,28 +75,10 @@ impl Found {
     }
 }
 
-fn reading(read: impl Read + Send + 'static) -> Reading {
-    Box::new(Stream(read))
-}
-
-/// Formats that are images of another kind, which must be converted first: magic at offset, name, what reads it.
-const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
-    (0, b"QFI\xfb", "qcow2", "qemu-img convert -O raw"),
-    (0, b"KDMV", "VMDK", "qemu-img convert -O raw"),
-    (0, b"# Disk DescriptorFile", "VMDK descriptor", "qemu-img convert -O raw"),
-    (0, b"vhdxfile", "VHDX", "qemu-img convert -O raw"),
-    (0, b"conectix", "VHD", "qemu-img convert -O raw"),
-    (0x40, b"\x7f\x10\xda\xbe", "VDI", "qemu-img convert -O raw"),
-    (0, b"\x3a\xff\x26\xed", "Android sparse", "simg2img"),
-    (0, b"PK\x03\x04", "zip", "unzip -p"),
-    (0, b"BZh", "bzip2", "bzip2 -dc"),
-    (0, b"7z\xbc\xaf\x27\x1c", "7z", "7z e -so"),
-];
-
-/// Opens what a person named; `-` is stdin.
-pub(crate) fn source_open(path: &Path, options: &SourceOptions) -> Result<Found, Failure> {
+/// Looks at what a person named; `-` is stdin. No more than its first bytes are unpacked.
+pub(crate) fn source_look(path: &Path, options: &SourceOptions) -> Result<Looked, Failure> {
     if path.as_os_str() == "-" {
-        return stream_open(Path::new("stdin"), Box::new(io::stdin()), options);
+        return stream_look(Path::new("stdin"), Box::new(io::stdin()), options);
     }
     let meta = std::fs::metadata(path).map_err(|why| Failure::io("reading", path, &why))?;
     if meta.is_dir() {
@@ -111,12 +88,12 @@ pub(crate) fn source_open(path: &Path, options: &SourceOptions) -> Result<Found,
     }
     if std::os::unix::fs::FileTypeExt::is_fifo(&meta.file_type()) {
         let file = File::open(path).map_err(|why| Failure::io("opening", path, &why))?;
-        return stream_open(path, Box::new(file), options);
+        return stream_look(path, Box::new(file), options);
     }
-    file_open(path, options)
+    file_look(path, options)
 }
 
-fn file_open(path: &Path, options: &SourceOptions) -> Result<Found, Failure> {
+fn file_look(path: &Path, options: &SourceOptions) -> Result<Looked, Failure> {
     let file = SparseFile::open(path).map_err(|why| Failure::io("opening", path, &why))?;
     if file.size() == 0 {
         return Err(empty(path));
@@ -130,120 +107,68 @@ fn file_open(path: &Path, options: &SourceOptions) -> Result<Found, Failure> {
     }
     let mut head = vec![0; usize::try_from(file.size()).unwrap_or(PROBE_LEN).min(PROBE_LEN)];
     file.read_exact_at(0, &mut head).map_err(|why| Failure::io("reading", path, &why))?;
-    let wrap = wrap_chosen(path, &head, options.format)?;
-    if wrap != Wrap::None {
-        return wrapped_file(path, file.size(), wrap, options);
+    if file.sector_size().is_some() {
+        // What is on a disk may look like anything; it is still the disk.
+        return match options.format {
+            Said::Auto | Said::Disk(Format::Raw) => Ok(Looked::Ready(raw_found(path, file, &head, options))),
+            Said::Disk(_) | Said::Archive(_) | Said::Wrapped(_) => {
+                Err(Failure::usage(format!("{} is a block device, and always taken as it is", path_shown(path))).next(
+                    format!("'cat {} | slipway push - …' reads an image file that was written to it", path_shown(path)),
+                ))
+            }
+        };
     }
+    if options.format == Said::Disk(Format::Raw) {
+        return Ok(Looked::Ready(raw_found(path, file, &head, options)));
+    }
+    let bytes = FileBytes::new(file);
+    match packed_look(path, Input::At(Box::new(bytes.clone())), Origin::File(bytes), options)? {
+        Seen::Found(found) => Ok(Looked::Ready(found)),
+        Seen::Packed(packed) => Ok(Looked::Packed(packed)),
+        Seen::Raw(bytes) => match bytes.into_file() {
+            Some(file) => Ok(Looked::Ready(raw_found(path, file, &head, options))),
+            None => Err(Failure::new(exit::FAILED, format!("{} is still being looked at", path_shown(path)))),
+        },
+    }
+}
+
+fn raw_found(path: &Path, file: SparseFile, head: &[u8], options: &SourceOptions) -> Found {
     let size = file.size();
-    let sector_size = sector_size(options, file.sector_size(), &head);
+    let sector_size = sector_size(options, file.sector_size(), head);
     let said =
-        format!("{}: {}, {}{}", path_shown(path), raw_said(&head), crate::human::size(size), named_otherwise(path));
+        format!("{}: {}, {}{}", path_shown(path), raw_said(head), crate::human::size(size), named_otherwise(path));
     let owned = path.to_owned();
     let mut first = Some(file);
     let opens = Opens::Again(Box::new(move || match first.take() {
         Some(file) => Ok(Box::new(file) as Reading),
         None => Ok(Box::new(SparseFile::open(&owned)?) as Reading),
     }));
-    Ok(Found { name: path_shown(path), opens, said, format: "raw", sector_size, meter: None, size: Some(size) })
-}
-
-fn wrapped_file(path: &Path, size: u64, wrap: Wrap, options: &SourceOptions) -> Result<Found, Failure> {
-    let meter = Meter { done: Arc::default(), total: Some(size) };
-    let (done, owned) = (meter.done.clone(), path.to_owned());
-    let open = move || -> io::Result<Box<dyn Read + Send>> {
-        done.store(0, Ordering::Relaxed);
-        let (read, still) = (Box::new(File::open(&owned)?), Some(SparseFile::open(&owned)?));
-        let counted = Counted { read, done: done.clone(), still };
-        Ok(Box::new(unwrap(wrap, Box::new(counted), IMAGE_SIZE_MAX)))
-    };
-    let mut raw = open().map_err(|why| Failure::io("opening", path, &why))?;
-    let head = wrapped_head(path, &mut raw, wrap)?;
-    let opens = Opens::Again(Box::new(move || Ok(reading(open()?))));
-    Ok(wrapped_found(path, opens, &head, wrap, meter, options))
+    Found { name: path_shown(path), opens, said, format: "raw".into(), sector_size, meter: None, size: Some(size) }
 }
 
 /// What can be read only once: stdin or a named pipe.
-fn stream_open(path: &Path, mut read: Box<dyn Read + Send>, options: &SourceOptions) -> Result<Found, Failure> {
-    let head = head_read(&mut read).map_err(|why| Failure::io("reading", path, &why))?;
-    if head.is_empty() {
-        return Err(empty(path));
-    }
-    let wrap = wrap_chosen(path, &head, options.format)?;
-    let whole: Box<dyn Read + Send> = Box::new(io::Cursor::new(head.clone()).chain(read));
-    if wrap == Wrap::None {
-        let said = format!("{}: {}", path_shown(path), raw_said(&head));
-        let sector_size = sector_size(options, None, &head);
-        return Ok(Found {
-            name: path_shown(path),
-            opens: Opens::Once(reading(whole)),
-            said,
-            format: "raw",
-            sector_size,
-            meter: None,
-            size: None,
-        });
-    }
+fn stream_look(path: &Path, read: Box<dyn Read + Send>, options: &SourceOptions) -> Result<Looked, Failure> {
     let meter = Meter { done: Arc::default(), total: None };
-    let counted = Counted { read: whole, done: meter.done.clone(), still: None };
-    let mut raw: Box<dyn Read + Send> = Box::new(unwrap(wrap, Box::new(counted), IMAGE_SIZE_MAX));
-    let head = wrapped_head(path, &mut raw, wrap)?;
-    let opens = Opens::Once(reading(io::Cursor::new(head.clone()).chain(raw)));
-    Ok(wrapped_found(path, opens, &head, wrap, meter, options))
-}
-
-fn wrapped_head(path: &Path, raw: &mut dyn Read, wrap: Wrap) -> Result<Vec<u8>, Failure> {
-    let head = head_read(raw).map_err(|why| {
-        Failure::new(exit::VERIFY, format!("unpacking {}: {}", path_shown(path), crate::failure::reason(&why)))
-            .next(format!("test the file with '{} -t', or take it as it is with --format raw", wrap.name()))
-    })?;
-    match head.is_empty() {
-        true => Err(empty(path)),
-        false => foreign_refuse(path, &head).map(|()| head),
+    let counted = Box::new(Counted { read, done: meter.done.clone() });
+    match packed_look(path, Input::Stream(counted), Origin::Stream(meter), options)? {
+        Seen::Found(found) => Ok(Looked::Ready(found)),
+        Seen::Packed(packed) => Ok(Looked::Packed(packed)),
+        Seen::Raw(_) => Err(Failure::new(exit::FAILED, format!("{} is no file", path_shown(path)))),
     }
 }
 
-fn wrapped_found(path: &Path, opens: Opens, head: &[u8], wrap: Wrap, meter: Meter, options: &SourceOptions) -> Found {
-    let format = match wrap {
-        Wrap::None => "raw",
-        Wrap::Gzip => "raw.gz",
-        Wrap::Xz => "raw.xz",
-        Wrap::Zstd => "raw.zst",
-    };
-    let said =
-        format!("{}: {} stream, unpacked while it is read; in it {}", path_shown(path), wrap.name(), raw_said(head));
-    Found {
-        name: path_shown(path),
-        opens,
-        said,
-        format,
-        sector_size: sector_size(options, None, head),
-        meter: Some(meter),
-        size: None,
-    }
-}
-
+/// Counts what comes out of an input.
 struct Counted {
     read: Box<dyn Read + Send>,
     done: Arc<AtomicU64>,
-    /// The file, which must be the same at its end; not every stream has a checksum that would notice.
-    still: Option<SparseFile>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let count = self.read.read(buf)?;
-        if let (0, false, Some(file)) = (count, buf.is_empty(), &self.still) {
-            file.unchanged_check()?;
-        }
         self.done.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
     }
-}
-
-fn head_read(read: &mut dyn Read) -> io::Result<Vec<u8>> {
-    let mut head = Vec::with_capacity(PROBE_LEN);
-    read.take(PROBE_LEN as u64).read_to_end(&mut head)?;
-    Ok(head)
 }
 
 fn empty(path: &Path) -> Failure {
@@ -251,38 +176,7 @@ fn empty(path: &Path) -> Failure {
         .next("check the file that you meant to push")
 }
 
-fn wrap_chosen(path: &Path, head: &[u8], format: Format) -> Result<Wrap, Failure> {
-    let found = wrap_detect(head);
-    let wanted = match format {
-        Format::Raw => return Ok(Wrap::None),
-        Format::Auto => {
-            if found == Wrap::None {
-                foreign_refuse(path, head)?;
-            }
-            return Ok(found);
-        }
-        Format::Gzip => Wrap::Gzip,
-        Format::Xz => Wrap::Xz,
-        Format::Zstd => Wrap::Zstd,
-    };
-    match wanted == found {
-        true => Ok(wanted),
-        false => Err(Failure::usage(format!("{} is no {} stream", path_shown(path), wanted.name()))
-            .next("leave --format out: what it is can be seen from its first bytes")),
-    }
-}
-
-fn foreign_refuse(path: &Path, head: &[u8]) -> Result<(), Failure> {
-    match FOREIGN.iter().find(|(at, magic, ..)| head.get(*at..at + magic.len()) == Some(*magic)) {
-        None => Ok(()),
-        Some((_, _, name, tool)) => {
-            Err(Failure::usage(format!("{} is a {name} file, not a raw image", path_shown(path)))
-                .next(format!("unpack it first with '{tool}'; --format raw keeps the file as it is")))
-        }
-    }
-}
-
-fn sector_size(options: &SourceOptions, device: Option<u32>, head: &[u8]) -> u32 {
+pub(crate) fn sector_size(options: &SourceOptions, device: Option<u32>, head: &[u8]) -> u32 {
     let known = |size: &u32| matches!(size, 512 | 4096);
     options.sector_size.or(device.filter(known)).or(probe(head).sector_size_hint.filter(known)).unwrap_or(512)
 }
@@ -301,18 +195,23 @@ pub(crate) fn raw_said(head: &[u8]) -> String {
 }
 
 /// A name that promises another format than the content is worth a word.
-fn named_otherwise(path: &Path) -> &'static str {
-    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
-    match matches!(ending, "gz" | "xz" | "zst") {
-        true => " (not compressed, whatever its name says)",
-        false => "",
+fn named_otherwise(path: &Path) -> String {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("").to_ascii_lowercase();
+    match &ending[..] {
+        "gz" | "xz" | "zst" => " (not compressed, whatever its name says)".into(),
+        "qcow2" | "vmdk" | "vhd" | "vhdx" | "vdi" | "zip" | "ova" | "tar" => {
+            format!(" (no {ending}, whatever its name says)")
+        }
+        _ => String::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Format, Opens, SourceOptions, source_open};
+    use super::{Found, Looked, Opens, SourceOptions, source_look};
+    use crate::failure::Failure;
     use slipway_chunk::Fill;
+    use slipway_format::{Format, Said, Wrap};
     use std::io::Write;
     use std::path::{Path, PathBuf};
     use std::process::{Command, Stdio};
@@ -341,6 +240,13 @@ mod tests {
         }
     }
 
+    fn found(path: &Path, options: &SourceOptions) -> Result<Found, Failure> {
+        match source_look(path, options)? {
+            Looked::Ready(found) => Ok(found),
+            Looked::Packed(packed) => packed.open(),
+        }
+    }
+
     fn packed(tool: &str, bytes: &[u8]) -> Vec<u8> {
         let mut child = Command::new(tool).arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(bytes).unwrap();
@@ -363,16 +269,16 @@ mod tests {
             ("a.gz", packed("gzip", &raw), "raw.gz"),
             ("xz-without-ending", packed("xz", &raw), "raw.xz"),
         ] {
-            let source = source_open(&file(dir.path(), name, &bytes), &SourceOptions::default()).unwrap();
+            let source = found(&file(dir.path(), name, &bytes), &SourceOptions::default()).unwrap();
             assert_eq!(source.format, format, "{name}: {}", source.said);
             assert_eq!(source.said.contains("whatever"), name == "misleading.gz");
             assert_eq!(source.sector_size, 512);
             assert_eq!(read_all(source.opens), raw, "{name}");
         }
         let gz = packed("gzip", &raw);
-        let kept = source_open(
+        let kept = found(
             &file(dir.path(), "kept.gz", &gz),
-            &SourceOptions { format: Format::Raw, ..SourceOptions::default() },
+            &SourceOptions { format: Said::Disk(Format::Raw), ..SourceOptions::default() },
         )
         .unwrap();
         assert_eq!(read_all(kept.opens), gz);
@@ -383,7 +289,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let raw: Vec<u8> = (0..3_000_001_u32).map(|i| (i / 7) as u8).collect();
         let path = file(dir.path(), "a.gz", &packed("gzip", &raw));
-        let Opens::Again(mut open) = source_open(&path, &SourceOptions::default()).unwrap().opens else {
+        let Opens::Again(mut open) = found(&path, &SourceOptions::default()).unwrap().opens else {
             panic!("a file can be opened again");
         };
         let (mut input, mut buf) = (open().unwrap(), vec![0; 10_000]);
@@ -406,19 +312,19 @@ mod tests {
         for (name, bytes, exit, word) in [
             ("empty.raw", Vec::new(), 2, "empty"),
             ("empty.gz", packed("gzip", b""), 2, "empty"),
-            ("disk.qcow2", b"QFI\xfb\0\0\0\x03".repeat(600), 2, "qcow2"),
-            ("inner.gz", packed("gzip", &b"QFI\xfb\0\0\0\x03".repeat(600)), 2, "qcow2"),
-            ("a.zip", b"PK\x03\x04".repeat(600), 2, "zip"),
+            ("disk.qcow2", b"QFI\xfb\0\0\0\x03".repeat(600), 2, "backing file"),
+            ("inner.gz", packed("gzip", &b"QFI\xfb\0\0\0\x03".repeat(600)), 2, "backing file"),
+            ("a.7z", b"7z\xbc\xaf\x27\x1c".repeat(600), 2, "7z e"),
             ("cut.gz", cut[..cut.len() / 2].to_vec(), 7, "cut off"),
         ] {
-            let why = source_open(&file(dir.path(), name, &bytes), &SourceOptions::default()).err().unwrap();
+            let why = found(&file(dir.path(), name, &bytes), &SourceOptions::default()).err().unwrap();
             assert_eq!(why.exit, exit, "{name}: {why:?}");
             assert!(why.what.contains(word) && why.what.contains(name) && why.next.is_some(), "{why:?}");
         }
-        assert_eq!(source_open(&dir.path().join("none"), &SourceOptions::default()).err().unwrap().exit, 3);
-        assert_eq!(source_open(dir.path(), &SourceOptions::default()).err().unwrap().exit, 2);
+        assert_eq!(found(&dir.path().join("none"), &SourceOptions::default()).err().unwrap().exit, 3);
+        assert_eq!(found(dir.path(), &SourceOptions::default()).err().unwrap().exit, 2);
         let raw = file(dir.path(), "x.raw", b"abc");
-        let forced = SourceOptions { format: Format::Xz, ..SourceOptions::default() };
-        assert_eq!(source_open(&raw, &forced).err().unwrap().exit, 2);
+        let forced = SourceOptions { format: Said::Wrapped(Wrap::Xz), ..SourceOptions::default() };
+        assert_eq!(found(&raw, &forced).err().unwrap().exit, 2);
     }
 }

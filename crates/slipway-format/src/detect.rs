@@ -143,6 +143,9 @@ fn seen_at_front(head: &[u8]) -> Result<Front, DiskError> {
 
 fn seen_judge(front: &Front, tail: Option<Detected>) -> Result<Detected, DiskError> {
     let mut found = front.found.clone();
+    if found.is_empty() && tail == Some(Detected::Archive(Archive::Zip)) {
+        return Err(polyglot("zip", front.disk.unwrap_or("something else before it")));
+    }
     // A dynamic VHD and a zip have their mark at both ends.
     found.extend(tail.filter(|tail| !front.found.contains(tail)));
     match found[..] {
@@ -199,6 +202,19 @@ pub(crate) fn vhd_footer(sector: &[u8]) -> bool {
     let sum: u32 =
         sector.iter().enumerate().map(|(at, byte)| if (64..68).contains(&at) { 0 } else { u32::from(*byte) }).sum();
     has(sector, 64, &(!sum).to_be_bytes())
+}
+
+/// The size of the disk before this footer, if it is a fixed one whose size field and geometry leave no doubt of it: the program that made it
+/// decides which of them counts, and here they agree or it is one that goes by the size.
+pub(crate) fn vhd_fixed_size(footer: &[u8]) -> Option<u64> {
+    const BY_SIZE: [&[u8; 4]; 7] = [b"win ", b"qem2", b"d2v ", b"tap\0", b"CTXS", b"wa\0\0", b"vbox"];
+    let field = footer.get(48..56).map(|b| u64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))?;
+    let sectors = u64::from(footer[56]) << 8 | u64::from(footer[57]);
+    let sectors = sectors * u64::from(footer[58]) * u64::from(footer[59]);
+    let sure = BY_SIZE.iter().any(|maker| has(footer, 28, &maker[..]))
+        || sectors * 512 == field
+        || sectors == 65_535 * 16 * 255;
+    (has(footer, 60, &[0, 0, 0, 2]) && field.is_multiple_of(512) && sure).then_some(field)
 }
 
 /// Whether a zip archive ends here: its end record reaches the end of the file, and its list of files ends where the record begins
@@ -342,6 +358,7 @@ mod tests {
         check(&[(0, b"PK\x03\x04"), vdi], "VDI", "zip");
         check(&[(0, b"PK\x03\x04"), (LEN - 512, &footer)], "zip", "VHD");
         check(&[(0, &mbr), (LEN - 22, &zip)], "zip", "MBR");
+        check(&[(LEN - 22, &zip)], "zip", "something else");
         check(&[iso, (LEN - 22, &zip)], "zip", "ISO 9660");
         check(&[(0, &mbr), vdi], "VDI", "MBR");
         check(&[(0, b"\x1f\x8b\x08\x04"), vdi], "VDI", "gzip");

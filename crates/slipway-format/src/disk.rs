@@ -38,6 +38,19 @@ impl FileAt {
         let len = file.metadata()?.len();
         Ok(Self { file, len })
     }
+
+    /// Takes only the first `len` bytes of an open file, which are there.
+    pub fn with_len(file: File, len: u64) -> Self {
+        Self { file, len }
+    }
+
+    /// What the system says of the file.
+    ///
+    /// # Errors
+    /// When it says nothing.
+    pub fn metadata(&self) -> io::Result<std::fs::Metadata> {
+        self.file.metadata()
+    }
 }
 
 impl ReadAt for FileAt {
@@ -46,6 +59,9 @@ impl ReadAt for FileAt {
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         self.file.read_exact_at(buf, offset)
     }
 }

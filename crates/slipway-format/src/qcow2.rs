@@ -3,13 +3,18 @@
 //!
 //! The format is described in QEMU's `docs/interop/qcow2.txt`.
 
+mod build;
 mod header;
 mod inflate;
+mod layout;
 mod tables;
+mod write;
 
 use self::header::{Header, NAME, damaged, io};
 use self::inflate::{Inflater, Job, inflate_all};
+pub use self::layout::{Qcow2Layout, Qcow2Marks, Qcow2Part};
 use self::tables::{Place, Tables};
+pub use self::write::Qcow2Writer;
 use crate::{Disk, DiskError, Limits, ReadAt};
 use slipway_chunk::{BLOCK, Fill};
 

@@ -38,6 +38,16 @@ impl Wrap {
             Wrap::Zstd => "zstd",
         }
     }
+
+    /// What the names of such files end in: `gz`, `xz`, `zst`; nothing for [`Wrap::None`].
+    pub fn ending(self) -> &'static str {
+        match self {
+            Wrap::None => "",
+            Wrap::Gzip => "gz",
+            Wrap::Xz => "xz",
+            Wrap::Zstd => "zst",
+        }
+    }
 }
 
 /// Why a compressed stream was refused. Carried inside the [`io::Error`] that the reader returns.

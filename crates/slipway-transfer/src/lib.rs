@@ -19,6 +19,7 @@ mod moves;
 mod nbd;
 mod plan;
 mod pull;
+mod pull_as;
 mod push;
 mod reader;
 mod relocate;
@@ -38,7 +39,8 @@ pub use nbd::{
     NbdEvent, NbdExport, NbdExports, NbdLimits, NbdListener, NbdServed, NbdSocket, NbdSource, nbd_serve, nbd_tcp_uri,
     nbd_unix_uri,
 };
-pub use pull::{Streamed, pull_file, pull_stream};
+pub use pull::{InOrder, Streamed, pull_file, pull_stream};
+pub use pull_as::{Maker, ReadBack, pull_file_as};
 pub use push::{PushOptions, Pushed, push};
 pub use reader::{ReaderOptions, RemoteReader, Stretch};
 pub use remote::RemoteContent;

@@ -8,7 +8,7 @@ use crate::{Control, RemoteContent, Step, TransferError};
 use futures_util::stream;
 use slipway_disk::{Faults, TargetOptions, target_open};
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -16,6 +16,8 @@ use uuid::Uuid;
 
 /// Raw bytes of a stream that are put together before they are written.
 const WINDOW_LEN: u64 = 8 << 20;
+/// Zeros that are written at one time.
+const ZEROS_LEN: u64 = 1 << 20;
 
 /// Writes the version to a new sparse file beside `path`, flushes and reads it back, and then gives it the name; what was there
 /// before is replaced in that moment, or stays when anything fails.
@@ -39,13 +41,13 @@ pub async fn pull_file(
 }
 
 /// A file without its name yet; removed unless kept.
-struct Part {
-    path: PathBuf,
+pub(crate) struct Part {
+    pub(crate) path: PathBuf,
     folder: PathBuf,
 }
 
 impl Part {
-    fn beside(path: &Path) -> Result<Self, TransferError> {
+    pub(crate) fn beside(path: &Path) -> Result<Self, TransferError> {
         let shown = path.display().to_string();
         let refuse = |kind: std::io::ErrorKind| TransferError::io("writing", &shown, kind.into());
         let name = path.file_name().ok_or_else(|| refuse(std::io::ErrorKind::InvalidInput))?;
@@ -62,7 +64,7 @@ impl Part {
         Ok(Self { path: folder.join(format!(".{name}.{}.part", &unique[..12])), folder })
     }
 
-    fn keep(self, path: &Path) -> Result<(), TransferError> {
+    pub(crate) fn keep(self, path: &Path) -> Result<(), TransferError> {
         let shown = path.display().to_string();
         std::fs::rename(&self.path, path).map_err(|why| TransferError::io("renaming", &shown, why))?;
         let synced = File::open(&self.folder).and_then(|folder| folder.sync_all());
@@ -88,6 +90,53 @@ pub struct Streamed {
     pub requests: u64,
 }
 
+/// What takes an image in order.
+pub trait InOrder: Send {
+    /// The next bytes.
+    ///
+    /// # Errors
+    /// When they could not be written.
+    fn data(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// The next bytes, at most a few MiB of them at one time, are zeros.
+    ///
+    /// # Errors
+    /// As [`data`](Self::data).
+    fn hole(&mut self, len: u64) -> io::Result<()>;
+
+    /// Nothing follows.
+    ///
+    /// # Errors
+    /// As [`data`](Self::data).
+    fn end(&mut self) -> io::Result<()>;
+}
+
+/// Writes holes as zeros.
+struct Plain {
+    out: Box<dyn Write + Send>,
+    zeros: Vec<u8>,
+}
+
+impl InOrder for Plain {
+    fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)
+    }
+
+    fn hole(&mut self, len: u64) -> io::Result<()> {
+        let mut left = len;
+        while left > 0 {
+            let part = left.min(self.zeros.len() as u64);
+            self.out.write_all(&self.zeros[..part as usize])?;
+            left -= part;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
 /// Writes the raw image in order to `out`, holes as zeros; each chunk is verified before its bytes are written.
 ///
 /// # Errors
@@ -95,6 +144,21 @@ pub struct Streamed {
 pub async fn pull_stream(
     content: &RemoteContent,
     out: Box<dyn Write + Send>,
+    name: &str,
+    options: &FlashOptions,
+    control: &Control,
+) -> Result<Streamed, TransferError> {
+    let plain = Plain { out, zeros: vec![0; ZEROS_LEN as usize] };
+    pull_in_order(content, Box::new(plain), name, options, control).await
+}
+
+/// Gives the image in order to `out`; each chunk is verified before.
+///
+/// # Errors
+/// As [`pull_stream`].
+pub(crate) async fn pull_in_order(
+    content: &RemoteContent,
+    out: Box<dyn InOrder>,
     name: &str,
     options: &FlashOptions,
     control: &Control,
@@ -195,30 +259,29 @@ async fn window_fetch(
 
 fn windows_write(
     mut windows: mpsc::Receiver<Stretch>,
-    mut out: Box<dyn Write + Send>,
+    mut out: Box<dyn InOrder>,
     name: &str,
     size: u64,
     control: &Control,
 ) -> Result<(), TransferError> {
     let failed = |why| TransferError::io("writing", name, why);
-    let zeros = vec![0; 1 << 20];
     let mut meter = control.meter(Step::Fetch, Some(size));
     while let Some(stretch) = windows.blocking_recv() {
         match stretch {
             Stretch::Data(data) => {
-                out.write_all(&data).map_err(failed)?;
+                out.data(&data).map_err(failed)?;
                 meter.add(data.len() as u64)?;
             }
             Stretch::Zeros(len) => {
                 let mut left = len;
                 while left > 0 {
-                    let part = left.min(zeros.len() as u64);
-                    out.write_all(&zeros[..part as usize]).map_err(failed)?;
+                    let part = left.min(ZEROS_LEN);
+                    out.hole(part).map_err(failed)?;
                     meter.add(part)?;
                     left -= part;
                 }
             }
         }
     }
-    out.flush().map_err(failed)
+    out.end().map_err(failed)
 }

@@ -1,14 +1,15 @@
 //! `slipway push`: makes a version of a disk image, sending only what the server lacks.
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, exit};
 use crate::human::{clean, duration, rate, size};
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::refs::image_ref;
-use crate::source::{Format, SourceOptions, source_open};
+use crate::source::{Looked, SourceOptions, source_look};
 use slipway_api::{ChannelName, Committed, ImageNew, Outcome};
 use slipway_chunk::Digest;
+use slipway_format::Said;
 use slipway_transfer::{Event, PushOptions, Pushed, push};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,12 +19,13 @@ use std::time::{Duration, Instant};
 /// Push a disk image: make a version of it, sending only what the server lacks
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-SOURCE is a raw or sparse file, a block device, or '-' for stdin; .gz, .xz and .zst around it are found by \
-content. A push that broke off is run again: what has arrived is not sent twice.
+SOURCE is a raw or sparse file, a block device, '-' for stdin, or a disk image as qcow2, VMDK, VHD, VHDX or VDI; \
+gzip, xz and zstd around it, and a zip archive, tar or OVA that holds it, are found by content. A push that broke \
+off is run again: what has arrived is not sent twice.
 
 Examples:
   slipway push disk.raw me/os -m \"6.9 kernel\"
-  slipway push debian.img.xz me/debian --channel stable
+  slipway push debian.qcow2.xz me/debian --channel stable
   ssh lab cat /dev/vg/snap | slipway push - me/lab -o json")]
 pub(crate) struct Args {
     /// The image file, block device, or '-' for stdin
@@ -45,16 +47,9 @@ pub(crate) struct Args {
     /// Fail if the image does not exist
     #[arg(long)]
     no_create: bool,
-    /// What SOURCE is: auto, raw, gzip, xz or zstd
-    #[arg(
-        long,
-        value_enum,
-        value_name = "FORMAT",
-        default_value = "auto",
-        hide_possible_values = true,
-        hide_default_value = true
-    )]
-    format: Format,
+    /// What SOURCE is: auto, raw, qcow2, vmdk, vhd, vhdx, vdi, zip, tar, gzip, xz or zstd
+    #[arg(long, value_name = "FORMAT", default_value = "auto", hide_default_value = true, value_parser = said_read)]
+    format: Said,
     /// Sectors of the disk it is for: 512 or 4096 [default: what it looks like]
     #[arg(long, value_name = "BYTES", value_parser = sector_size_read)]
     sector_size: Option<u32>,
@@ -66,6 +61,10 @@ pub(crate) struct Args {
     mounted: bool,
     #[command(flatten)]
     output: Output,
+}
+
+fn said_read(text: &str) -> Result<Said, String> {
+    text.parse().map_err(|()| format!("known are {}", Said::WORDS))
 }
 
 fn sector_size_read(text: &str) -> Result<u32, String> {
@@ -93,9 +92,18 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let channel = args.channel.as_deref().map(str::parse::<ChannelName>).transpose()?;
     let options = SourceOptions { format: args.format, mounted: args.mounted, sector_size: args.sector_size };
     let client = cx.client_patient()?;
-    let found = source_open(&args.source, &options)?;
+    let looked = source_look(&args.source, &options)?;
     // A server or token that is not there is said before a long reading begins, and soon.
     cx.client()?.me().await?;
+    cx.on_interrupt("run the same push again: what has arrived is not sent twice");
+    let found = match looked {
+        Looked::Ready(found) => found,
+        Looked::Packed(packed) => {
+            cx.note(&packed.said());
+            let opening = tokio::task::spawn_blocking(move || packed.open());
+            opening.await.map_err(|_| Failure::new(exit::FAILED, "a fault in this program stopped the unpacking"))??
+        }
+    };
     cx.note(&found.said);
     let options = PushOptions {
         create: (!args.no_create).then(|| ImageNew { reference: image.to_string(), ..ImageNew::default() }),
@@ -103,11 +111,10 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         parent: args.parent,
         new: args.new,
         sector_size: found.sector_size,
-        source_format: Some(found.format.to_owned()),
+        source_format: Some(found.format.clone()),
         expect: args.digest,
         ..PushOptions::new(image.clone())
     };
-    cx.on_interrupt("run the same push again: what has arrived is not sent twice");
     let progress = Arc::new(Progress::new(cx));
     let control = {
         let (cx, progress, meter) = (cx.clone(), progress.clone(), found.meter.clone());

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use slipway_api::{Code, Outcome, Problem, UploadFormat, UploadNew};
 use slipway_chunk::{Digest, Root};
-use slipway_format::Wrap;
+use slipway_format::{Said, Wrap};
 
 use crate::http::answer::{self, Answered};
 use crate::http::ask::Ask;
@@ -26,21 +26,19 @@ struct PutQuery {
     digest: Option<Digest>,
 }
 
-/// What the body is wrapped in, if somebody said so: the query before `Content-Encoding`; else its first bytes tell.
-fn wrap_said(format: Option<&str>, encoding: Option<&str>) -> Result<Option<Wrap>, Problem> {
-    match (format, encoding) {
-        (Some("raw"), _) => Ok(Some(Wrap::None)),
-        (Some("gzip"), _) => Ok(Some(Wrap::Gzip)),
-        (Some("xz"), _) => Ok(Some(Wrap::Xz)),
-        (Some("zstd"), _) => Ok(Some(Wrap::Zstd)),
-        (Some(other), _) if other != "auto" => {
-            let title = format!("format '{}' is unknown; known are auto, raw, gzip, xz and zstd", printable(other));
+/// What the body is, if somebody said so: the query before `Content-Encoding`; else its content tells.
+fn body_said(format: Option<&str>, encoding: Option<&str>) -> Result<Said, Problem> {
+    match (format.map(str::parse), encoding) {
+        (Some(Ok(said)), _) if said != Said::Auto => Ok(said),
+        (Some(Err(())), _) => {
+            let other = printable(format.unwrap_or_default());
+            let title = format!("format '{other}' is unknown; known are {}", Said::WORDS);
             Err(Problem::new(Code::InvalidRequest, title).field("format"))
         }
-        (_, None | Some("" | "identity")) => Ok(None),
-        (_, Some("gzip" | "x-gzip")) => Ok(Some(Wrap::Gzip)),
-        (_, Some("xz")) => Ok(Some(Wrap::Xz)),
-        (_, Some("zstd")) => Ok(Some(Wrap::Zstd)),
+        (_, None | Some("" | "identity")) => Ok(Said::Auto),
+        (_, Some("gzip" | "x-gzip")) => Ok(Said::Wrapped(Wrap::Gzip)),
+        (_, Some("xz")) => Ok(Said::Wrapped(Wrap::Xz)),
+        (_, Some("zstd")) => Ok(Said::Wrapped(Wrap::Zstd)),
         (_, Some(other)) => {
             let title = format!("Content-Encoding '{}' is not supported; gzip, xz and zstd are", printable(other));
             Err(Problem::new(Code::UnsupportedMedia, title).field("content-encoding"))
@@ -51,7 +49,7 @@ fn wrap_said(format: Option<&str>, encoding: Option<&str>) -> Result<Option<Wrap
 pub(crate) async fn content_put(ask: Ask) -> Answered {
     let query: PutQuery = ask.query()?;
     let image = ask.image()?;
-    let wrap = wrap_said(query.format.as_deref(), ask.header("content-encoding")?)?;
+    let said = body_said(query.format.as_deref(), ask.header("content-encoding")?)?;
     let check = ReprCheck::from_headers(ask.headers())?;
     ask.site.space_check()?;
     let max = ask.core().config.image_size_max;
@@ -70,7 +68,7 @@ pub(crate) async fn content_put(ask: Ask) -> Answered {
     let _seat = body_seat()?;
     let (pump, reader) = body_channel(check);
     let Ask { site, who, body, .. } = ask;
-    let filling = rules::upload::upload_fill(&site.core, &who, new, wrap, Box::new(reader), checks, pump.cut());
+    let filling = rules::upload::upload_fill(&site.core, &who, new, said, Box::new(reader), checks, pump.cut());
     // The pump ends when the body does, or when the reader is gone; so both always end.
     let (filled, ()) = tokio::join!(filling, pump.run(body, max, &site));
     site.metrics.upload_ended(filled.is_ok());
@@ -88,21 +86,23 @@ pub(super) fn outcome_status(outcome: Outcome) -> StatusCode {
 
 #[cfg(test)]
 mod tests {
-    use super::{Wrap, wrap_said};
+    use super::{Said, Wrap, body_said};
+    use slipway_format::Format;
 
     #[test]
     fn the_query_wins_over_the_header() {
         for (format, encoding, expected) in [
-            (None, None, Ok(None)),
-            (Some("auto"), None, Ok(None)),
-            (Some("raw"), Some("gzip"), Ok(Some(Wrap::None))),
-            (Some("auto"), Some("xz"), Ok(Some(Wrap::Xz))),
-            (None, Some("zstd"), Ok(Some(Wrap::Zstd))),
-            (None, Some("identity"), Ok(None)),
+            (None, None, Ok(Said::Auto)),
+            (Some("auto"), None, Ok(Said::Auto)),
+            (Some("raw"), Some("gzip"), Ok(Said::Disk(Format::Raw))),
+            (Some("qcow2"), Some("gzip"), Ok(Said::Disk(Format::Qcow2))),
+            (Some("auto"), Some("xz"), Ok(Said::Wrapped(Wrap::Xz))),
+            (None, Some("zstd"), Ok(Said::Wrapped(Wrap::Zstd))),
+            (None, Some("identity"), Ok(Said::Auto)),
             (None, Some("br"), Err(415)),
             (Some("rar"), None, Err(400)),
         ] {
-            assert_eq!(wrap_said(format, encoding).map_err(|p| p.status), expected, "{format:?} {encoding:?}");
+            assert_eq!(body_said(format, encoding).map_err(|p| p.status), expected, "{format:?} {encoding:?}");
         }
     }
 }

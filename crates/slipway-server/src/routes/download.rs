@@ -1,4 +1,4 @@
-//! The raw bytes of a version: every chunk verified before a byte of it goes out, holes generated and never read.
+//! The bytes of a version, raw or as a qcow2: every chunk verified before a byte of it goes out, holes generated and never read.
 
 use axum::body::Body;
 use axum::http::header::{
@@ -8,13 +8,20 @@ use axum::http::header::{
 use axum::http::request::Parts;
 use axum::http::{Method, Response, StatusCode};
 use bytes::Bytes;
-use slipway_api::Problem;
-use slipway_store::ContentReader;
+use serde::Deserialize;
+use slipway_api::{Code, Problem};
+use slipway_chunk::Root;
+use slipway_format::Qcow2Layout;
+use slipway_store::{ContentReader, SpaceId};
+use std::sync::Arc;
 
+use super::download_qcow2::{Qcow2Pieces, layout_of};
+use crate::core::Core;
 use crate::http::answer::{self, Answered, header_set};
 use crate::http::ask::{Ask, header_text};
 use crate::http::encode::{Coding, Encoded};
 use crate::http::failure::blocking;
+use crate::http::json::printable;
 use crate::http::range::{Wanted, range_read};
 use crate::http::repr::{REPR_DIGEST, repr_sha256};
 use crate::http::site::Site;
@@ -25,14 +32,31 @@ use crate::rules::store_problem::store_problem;
 use crate::rules::version::VersionContent;
 
 /// Bytes given to a client at one time.
-const PIECE: u64 = 512 << 10;
+pub(super) const PIECE: u64 = 512 << 10;
 static ZEROS: [u8; PIECE as usize] = [0; PIECE as usize];
-const ACT: &str = "reading a version";
+pub(super) const ACT: &str = "reading a version";
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ContentQuery {
+    format: Option<String>,
+}
 
 pub(crate) async fn version_content(ask: Ask) -> Answered {
+    let query: ContentQuery = ask.query()?;
+    let qcow2 = match query.format.as_deref() {
+        None | Some("raw") => false,
+        Some("qcow2") => true,
+        Some(other) => {
+            let title = format!("format '{}' is not written; raw and qcow2 are", printable(other));
+            return Err(Problem::new(Code::InvalidRequest, title).field("format"));
+        }
+    };
     let content = rules::version::version_content(ask.core(), &ask.who, &ask.image()?, &ask.pick()?).await?;
-    let file = format!("attachment; filename=\"{}-{}.img\"", ask.param("slug"), content.version.number);
-    let how = Given { coding: Coding::wanted(ask.headers()), media: "application/octet-stream", disposition: file };
+    let ending = if qcow2 { "qcow2" } else { "img" };
+    let file = format!("attachment; filename=\"{}-{}.{ending}\"", ask.param("slug"), content.version.number);
+    let coding = Coding::wanted(ask.headers());
+    let how = Given { coding, media: "application/octet-stream", disposition: file, qcow2 };
     content_answer(&ask.site, &ask.head, &content, how).await
 }
 
@@ -41,22 +65,28 @@ pub(super) struct Given {
     pub(super) coding: Coding,
     pub(super) media: &'static str,
     pub(super) disposition: String,
+    /// As a qcow2.
+    pub(super) qcow2: bool,
 }
 
 /// The bytes of a content that the caller was found to be allowed to read: whole, a range of the raw ones, or coded.
 pub(super) async fn content_answer(site: &Site, head: &Parts, content: &VersionContent, how: Given) -> Answered {
-    let Given { coding, media, disposition } = how;
+    let Given { coding, media, disposition, qcow2 } = how;
     let headers = &head.headers;
-    let (root, size) = (content.version.root, content.version.size);
+    let root = content.version.root;
+    // The number is of the way the file is laid out: another one has other bytes.
+    let form = if qcow2 { "-qcow2-1" } else { "" };
     let tag = match coding.name() {
-        None => format!("\"{root}\""),
-        Some(name) => format!("\"{root}-{name}\""),
+        None => format!("\"{root}{form}\""),
+        Some(name) => format!("\"{root}{form}-{name}\""),
     };
     if tag::none_match(headers, &tag) {
         let mut answer = answer::response(StatusCode::NOT_MODIFIED, Body::empty());
         common_headers(&mut answer, &tag, content);
         return Ok(answer);
     }
+    let layout = if qcow2 { Some(layout_of(&site.core, content).await?) } else { None };
+    let size = layout.as_ref().map_or(content.version.size, |layout| layout.len());
     let range = header_text(headers, RANGE.as_str())?;
     let range = range.filter(|_| coding == Coding::Identity && tag::range_holds(headers, &tag));
     let (status, from, len) = match range_read(range, size)? {
@@ -67,18 +97,8 @@ pub(super) async fn content_answer(site: &Site, head: &Parts, content: &VersionC
         true => Body::empty(),
         false => {
             let (core, spaces) = (site.core.clone(), content.spaces.clone());
-            let reader = blocking(ACT, move || {
-                core.store.content_open(&spaces, &root, &core.ledger()).map_err(|error| store_problem(ACT, error))
-            })
-            .await?;
-            let mut pieces = ContentPieces { reader, at: from, end: from + len };
-            // The first piece is read before the status goes out, so that damage there is an honest error document.
-            let (first, pieces) = blocking(ACT, move || Ok((pieces.next()?, pieces))).await?;
-            let pieces = Primed { first, rest: pieces };
-            match coding {
-                Coding::Identity => body_of(pieces, ACT),
-                Coding::Gzip | Coding::Zstd => body_of(Encoded::new(pieces, coding)?, ACT),
-            }
+            let reader = blocking(ACT, move || content_reader(&core, &spaces, &root)).await?;
+            body_from(reader, layout, from, from + len, coding).await?
         }
     };
     let mut answer = answer::response(status, body);
@@ -90,7 +110,8 @@ pub(super) async fn content_answer(site: &Site, head: &Parts, content: &VersionC
         None => {
             header_set(&mut answer, ACCEPT_RANGES, "bytes");
             header_set(&mut answer, CONTENT_LENGTH, len.to_string());
-            if let Some(digest) = content.version.sha256.as_deref().and_then(repr_sha256) {
+            let known = content.version.sha256.as_deref().filter(|_| !qcow2);
+            if let Some(digest) = known.and_then(repr_sha256) {
                 header_set(&mut answer, HeaderName::from_static(REPR_DIGEST), digest);
             }
         }
@@ -99,6 +120,34 @@ pub(super) async fn content_answer(site: &Site, head: &Parts, content: &VersionC
         header_set(&mut answer, CONTENT_RANGE, format!("bytes {from}-{}/{size}", from + len - 1));
     }
     Ok(answer)
+}
+
+pub(super) fn content_reader(core: &Core, spaces: &[SpaceId], root: &Root) -> Result<ContentReader, Problem> {
+    core.store.content_open(spaces, root, &core.ledger()).map_err(|error| store_problem(ACT, error))
+}
+
+/// The bytes `at..end` of the raw image, or of the qcow2 that is laid out like this.
+async fn body_from(
+    reader: ContentReader,
+    layout: Option<Arc<Qcow2Layout>>,
+    at: u64,
+    end: u64,
+    coding: Coding,
+) -> Result<Body, Problem> {
+    match layout {
+        None => body_made(ContentPieces { reader, at, end }, coding).await,
+        Some(layout) => body_made(Qcow2Pieces { reader, layout, at, end }, coding).await,
+    }
+}
+
+/// The first piece is read before the status goes out, so that damage there is an honest error document.
+async fn body_made(mut pieces: impl Pieces, coding: Coding) -> Result<Body, Problem> {
+    let (first, pieces) = blocking(ACT, move || Ok((pieces.next()?, pieces))).await?;
+    let pieces = Primed { first, rest: pieces };
+    Ok(match coding {
+        Coding::Identity => body_of(pieces, ACT),
+        Coding::Gzip | Coding::Zstd => body_of(Encoded::new(pieces, coding)?, ACT),
+    })
 }
 
 fn common_headers(answer: &mut Response<Body>, tag: &str, content: &VersionContent) {

@@ -7,6 +7,7 @@ mod content;
 mod diff;
 mod docs;
 mod download;
+mod download_qcow2;
 mod facts;
 mod image_events;
 mod images;

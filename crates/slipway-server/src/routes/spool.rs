@@ -58,7 +58,7 @@ pub(crate) async fn upload_append(mut ask: Ask) -> Answered {
     let target = rules::upload::upload_target(ask.core(), &ask.who, &id).await?;
     if target.format == UploadFormat::Chunks {
         let title = format!("upload {id} is filled with chunks, not by PATCH");
-        return Err(Problem::new(Code::Conflict, title).hint("begin an upload with format raw, gzip, xz or zstd"));
+        return Err(Problem::new(Code::Conflict, title).hint("begin an upload with format auto"));
     }
     let writing = Writing::begin(id)?;
     if target.received != from {

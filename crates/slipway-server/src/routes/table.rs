@@ -257,21 +257,23 @@ fn byte_rows() -> Vec<Route> {
         ("new", "Make a version even if nothing differs from the newest one", "boolean"),
         ("parent", "The version it was made from; the newest if not given", "integer"),
         ("sector_size", "512 (if not given) or 4096", "integer"),
-        ("format", "auto (if not given), raw, gzip, xz or zstd", "string"),
+        ("format", "auto (if not given), raw, qcow2, vmdk, vhd, vhdx, vdi, zip, tar, gzip, xz or zstd", "string"),
         ("root", "The root that the raw image must have", "string"),
         ("digest", "The BLAKE3 that the raw image must have", "string"),
     ];
+    const GET: &[Param] = &[("format", "raw (if not given) or qcow2", "string")];
     const CAPABILITY: &[Param] = &[
         ("e", "The capability's expiry in seconds since 1970; or the header Slipway-Capability: EXPIRY.MAC", "integer"),
         ("c", "The capability's MAC", "string"),
     ];
     vec![
         row!(GET "/api/v1/images/{owner}/{slug}/versions/{version}/content", USER, version_content, download::version_content,
-            "The raw bytes, verified by the server; Range, ETag, HEAD, compressed on request")
+            "The bytes of a version, verified by the server; Range, ETag, HEAD, compressed on request")
+            .extra(GET)
             .gives(200, RAW)
             .gives(206, RAW),
         row!(PUT "/api/v1/images/{owner}/{slug}/content", USER, content_put, content::content_put,
-            "Makes a version of the body in one call: raw, gzip, xz or zstd, by content")
+            "Makes a version of the body in one call: a disk image of any format that is read, compressed or not, by content")
             .extra(PUT)
             .body(RAW)
             .gives(201, json::<Committed>())

@@ -52,13 +52,11 @@ pub(crate) async fn upload_delete(ask: Ask) -> Answered {
 /// An open upload that is filled with chunks.
 async fn target(site: Arc<Site>, who: Caller, id: Result<Uuid, Problem>) -> Result<UploadTarget, Problem> {
     let target = rules::upload::upload_target(&site.core, &who, &id?).await?;
-    match target.format {
-        UploadFormat::Chunks => Ok(target),
-        UploadFormat::Raw | UploadFormat::Gzip | UploadFormat::Xz | UploadFormat::Zstd => {
-            let title = format!("upload {} is filled by PATCH, not with chunks", target.id);
-            Err(Problem::new(Code::Conflict, title).hint("begin an upload with format chunks"))
-        }
+    if target.format == UploadFormat::Chunks {
+        return Ok(target);
     }
+    let title = format!("upload {} is filled by PATCH, not with chunks", target.id);
+    Err(Problem::new(Code::Conflict, title).hint("begin an upload with format chunks"))
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -37,6 +37,7 @@ pub mod upload;
 pub(crate) mod upload_commit;
 pub(crate) mod upload_fill;
 pub(crate) mod upload_hold;
+pub(crate) mod upload_ingest;
 pub mod user;
 pub mod user_leave;
 pub mod user_rename;

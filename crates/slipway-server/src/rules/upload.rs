@@ -78,12 +78,21 @@ impl UploadRow {
 
     /// What the version's `source_format` will say.
     pub fn source_format(&self) -> &str {
+        // What came as bytes has its name from what was found in them.
         self.source_format.as_deref().unwrap_or(match self.format {
-            UploadFormat::Raw => "raw",
-            UploadFormat::Gzip => "raw.gz",
-            UploadFormat::Xz => "raw.xz",
-            UploadFormat::Zstd => "raw.zst",
             UploadFormat::Chunks => "chunks",
+            UploadFormat::Auto
+            | UploadFormat::Raw
+            | UploadFormat::Gzip
+            | UploadFormat::Xz
+            | UploadFormat::Zstd
+            | UploadFormat::Qcow2
+            | UploadFormat::Vmdk
+            | UploadFormat::Vhd
+            | UploadFormat::Vhdx
+            | UploadFormat::Vdi
+            | UploadFormat::Zip
+            | UploadFormat::Tar => "raw",
         })
     }
 
@@ -242,7 +251,7 @@ pub(super) async fn quota_check(tx: &mut Tx, core: &Core, image: &ImageRow, more
 }
 
 /// Keeps some space free, so that deleting and pruning still have room to work in.
-fn reserve_check(core: &Core) -> Result<(), Problem> {
+pub(super) fn reserve_check(core: &Core) -> Result<(), Problem> {
     let Ok(disk) = rustix::fs::statvfs(&core.config.data_dir) else { return Ok(()) };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     if free >= core.config.reserve_bytes {

@@ -6,13 +6,14 @@ use crate::rules::store_problem::store_problem;
 use crate::rules::task::{task_create, task_get};
 use crate::rules::upload::{UploadTarget, answer_left, target_of, upload_begin, upload_end, upload_find};
 use crate::rules::upload_commit::{CommitBegin, upload_commit, upload_commit_begin, upload_commit_undo};
-use crate::rules::upload_hold::{Cut, Stoppable, upload_hold};
+use crate::rules::upload_hold::{Cut, upload_hold};
+use crate::rules::upload_ingest::{Ingested, source_note, upload_ingest};
 use crate::scope::Scopes;
 use serde_json::json;
 use slipway_api::{Code, Committed, Problem, Task, TaskKind, UploadFormat, UploadNew, UploadState};
-use slipway_chunk::{ChunkerParams, Digest, Root, Stream};
-use slipway_format::Wrap;
-use slipway_store::{IngestSpec, PrepareSpec};
+use slipway_chunk::{Digest, Root};
+use slipway_format::{Input, Said};
+use slipway_store::PrepareSpec;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,12 +61,11 @@ pub async fn upload_commit_chunks(
     };
     let (core, who) = (core.clone(), who.clone());
     let work = tokio::spawn(async move {
-        let result = match target.format {
-            UploadFormat::Chunks => chunks_commit(&core, &who, &target, manifest).await,
-            UploadFormat::Raw | UploadFormat::Gzip | UploadFormat::Xz | UploadFormat::Zstd => {
-                let title = format!("upload {} is filled by PATCH; its commit has no manifest", target.id);
-                Err(Problem::new(Code::InvalidRequest, title))
-            }
+        let result = if target.format == UploadFormat::Chunks {
+            chunks_commit(&core, &who, &target, manifest).await
+        } else {
+            let title = format!("upload {} is filled by PATCH; its commit has no manifest", target.id);
+            Err(Problem::new(Code::InvalidRequest, title))
         };
         if result.is_err() {
             upload_commit_undo(&core, &target.id).await?;
@@ -186,13 +186,13 @@ pub(crate) async fn upload_maker(core: &Core, id: &Uuid) -> Result<Caller, Probl
     }
 }
 
-/// Makes a version of a raw or compressed image in one go. It runs to its end or to nothing even if the waiting is given up: a body that
+/// Makes a version of an image in one go, whatever it is in. It runs to its end or to nothing even if the waiting is given up: a body that
 /// breaks off is an error of `source`, and makes nothing. `cut` ends it sooner, while bytes that came are still being unpacked.
 pub async fn upload_fill(
     core: &Arc<Core>,
     who: &Caller,
     new: UploadNew,
-    wrap: Option<Wrap>,
+    said: Said,
     source: Box<dyn Read + Send>,
     checks: FillChecks,
     cut: Cut,
@@ -203,7 +203,7 @@ pub async fn upload_fill(
     let upload = upload_begin(core, &who, UploadNew { format: UploadFormat::Raw, ..new }, checks.replace).await?;
     let core = core.clone();
     let work = tokio::spawn(async move {
-        let result = fill(&core, &who, &upload.id, wrap, source, checks, cut).await;
+        let result = fill(&core, &who, &upload.id, said, source, checks, cut).await;
         if result.is_err() {
             upload_commit_undo(&core, &upload.id).await?;
             upload_end(&core, &who, &upload.id).await?;
@@ -217,7 +217,7 @@ async fn fill(
     core: &Arc<Core>,
     who: &Caller,
     id: &Uuid,
-    wrap: Option<Wrap>,
+    said: Said,
     source: Box<dyn Read + Send>,
     checks: FillChecks,
     cut: Cut,
@@ -228,24 +228,13 @@ async fn fill(
         CommitBegin::Busy(problem) => return Err(*problem),
     };
     let act = format!("storing {}", target.image);
-    let (store, ledger, cap) = (core.store.clone(), core.ledger(), core.config.image_size_max);
-    let spec = IngestSpec {
-        space: target.space.clone(),
-        lookup: target.lookup.clone(),
-        sector_size: target.sector_size,
-        params: ChunkerParams::default(),
-        upload: target.upload.clone(),
-    };
-    let cuts = cut.clone();
+    let (ingesting, cuts, goal) = (core.clone(), cut.clone(), target.clone());
     let ingested = blocking(move || {
-        let (wrap, source) = wrap_find(wrap, source)?;
-        let inner = Stream(slipway_format::unwrap(wrap, source, cap));
-        let mut image = Stoppable { inner, why: || cuts.why().cloned() };
-        let prepared =
-            store.ingest(&spec, &mut image, &ledger, &mut |_| {}).map_err(|error| store_problem(&act, error))?;
-        Ok::<_, Problem>((wrap, prepared))
+        let why = move || cuts.why().cloned();
+        upload_ingest(&ingesting, &goal, Input::Stream(source), said, why, &mut |_, _| {})
+            .map_err(|error| store_problem(&act, error))
     });
-    let (wrap, mut prepared) = upload_hold(core, id, &cut, ingested).await??;
+    let Ingested { mut prepared, source_format } = upload_hold(core, id, &cut, ingested).await??;
     if let Some(root) = checks.root.filter(|root| *root != prepared.root) {
         let title = format!("the image has root {}, not {root}", prepared.root);
         return Err(Problem::new(Code::DigestMismatch, title).field("root"));
@@ -264,37 +253,8 @@ async fn fill(
             return Err(Problem::new(Code::DigestMismatch, title).field("digest"));
         }
     }
-    format_note(core, id, wrap).await?;
+    source_note(core, id, &source_format, prepared.sector_size).await?;
     upload_commit(core, who, id, &prepared).await
-}
-
-/// Looks at the first bytes if nobody said what they are.
-fn wrap_find(wrap: Option<Wrap>, mut source: Box<dyn Read + Send>) -> Result<(Wrap, Box<dyn Read + Send>), Problem> {
-    if let Some(wrap) = wrap {
-        return Ok((wrap, source));
-    }
-    let mut head = Vec::with_capacity(16);
-    let read = (&mut source).take(16).read_to_end(&mut head);
-    read.map_err(|error| store_problem("reading the body", slipway_store::StoreError::Source(error)))?;
-    Ok((slipway_format::wrap_detect(&head), Box::new(std::io::Cursor::new(head).chain(source))))
-}
-
-/// Writes down what was found in the body, unless the sender named it.
-async fn format_note(core: &Core, id: &Uuid, wrap: Wrap) -> Result<(), Problem> {
-    let format = match wrap {
-        Wrap::None => "raw",
-        Wrap::Gzip => "raw.gz",
-        Wrap::Xz => "raw.xz",
-        Wrap::Zstd => "raw.zst",
-    };
-    let server = Caller::server();
-    let done: Result<u64, TxError> = tx!(&core.db, &server, |tx| {
-        let update =
-            sql("UPDATE upload SET source_format = $1 WHERE id = $2 AND source_format IS NULL").bind(format).bind(id);
-        Ok(tx.run(update).await?)
-    });
-    done?;
-    Ok(())
 }
 
 /// What the import task of an upload works on: its target, or the answer if a begin before this one came as far as the commit. `None` if

@@ -6,18 +6,18 @@ use crate::rules::store_problem::store_problem;
 use crate::rules::task::Claimed;
 use crate::rules::upload::{UploadTarget, upload_commit, upload_commit_undo};
 use crate::rules::upload_fill::{blocking, upload_importing, upload_maker};
-use crate::rules::upload_hold::{Cut, Stoppable, upload_hold};
+use crate::rules::upload_hold::{Cut, upload_hold};
+use crate::rules::upload_ingest::{Ingested, source_note, upload_ingest, upload_said};
 use crate::workers::Worker;
 use crate::workers::run::{Halt, Running, Stop, TaskWork, halt, task_pass};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::Value;
-use slipway_api::{Code, Problem, TaskKind, UploadFormat};
-use slipway_chunk::{ChunkerParams, Stream};
-use slipway_format::Wrap;
-use slipway_store::{IngestSpec, Prepared, StoreError};
+use slipway_api::{Code, Problem, TaskKind};
+use slipway_format::FileAt;
+use slipway_store::{Progress, StoreError};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -70,7 +70,8 @@ impl TaskWork for Import {
             let committed = match target {
                 Ok(committed) => *committed,
                 Err(target) => {
-                    let prepared = cut(core, running, *target).await?;
+                    let Ingested { prepared, source_format } = cut(core, running, *target).await?;
+                    source_note(core, &id, &source_format, prepared.sector_size).await?;
                     upload_commit(core, &who, &id, &prepared).await?
                 }
             };
@@ -89,10 +90,9 @@ impl TaskWork for Import {
     }
 }
 
-async fn cut(core: &Arc<Core>, running: &Running, target: UploadTarget) -> Result<Prepared, Halt> {
-    let (store, ledger, cap) = (core.store.clone(), core.ledger(), core.config.image_size_max);
+async fn cut(core: &Arc<Core>, running: &Running, target: UploadTarget) -> Result<Ingested, Halt> {
     let (id, cut, running) = (target.id, Cut::default(), running.clone());
-    let cuts = cut.clone();
+    let (cuts, ingesting) = (cut.clone(), core.clone());
     let work = blocking(move || {
         let act = format!("storing {}", target.image);
         let file = File::open(&target.spool).map_err(|error| match error.kind() {
@@ -101,27 +101,17 @@ async fn cut(core: &Arc<Core>, running: &Running, target: UploadTarget) -> Resul
             }
             _ => halt(&act, StoreError::Source(error)),
         })?;
-        let wrap = match target.format {
-            UploadFormat::Gzip => Wrap::Gzip,
-            UploadFormat::Xz => Wrap::Xz,
-            UploadFormat::Zstd => Wrap::Zstd,
-            UploadFormat::Raw | UploadFormat::Chunks => Wrap::None,
-        };
         // Only what was answered as durable counts, whatever the file has beyond it.
-        let image = slipway_format::unwrap(wrap, Box::new(file.take(target.received)), cap);
-        let spec = IngestSpec {
-            space: target.space,
-            lookup: target.lookup,
-            sector_size: target.sector_size,
-            params: ChunkerParams::default(),
-            upload: target.upload,
+        let input = slipway_format::Input::At(Box::new(FileAt::with_len(file, target.received)));
+        let why = {
+            let running = running.clone();
+            let stopped = || Problem::new(Code::Unavailable, "asked to stop");
+            move || cuts.why().cloned().or_else(|| running.is_stopped().then(stopped))
         };
-        let total = target.size.unwrap_or(if wrap == Wrap::None { target.received } else { 0 });
-        let stopped = || Problem::new(Code::Unavailable, "asked to stop");
-        let why = || cuts.why().cloned().or_else(|| running.is_stopped().then(stopped));
-        let mut source = Stoppable { inner: Stream(image), why };
-        let prepared = store.ingest(&spec, &mut source, &ledger, &mut |at| running.step(at.step, at.done, total));
-        prepared.map_err(|error| match running.is_stopped() {
+        let mut progress =
+            |at: Progress, size: Option<u64>| running.step(at.step, at.done, target.size.or(size).unwrap_or(0));
+        let ingested = upload_ingest(&ingesting, &target, input, upload_said(target.format), why, &mut progress);
+        ingested.map_err(|error| match running.is_stopped() {
             true => Halt::Stopped,
             false => match store_problem(&act, error) {
                 problem if matches!(problem.code, Code::BadImage | Code::Gone) => Halt::Failed(problem),

@@ -132,7 +132,16 @@ fn bytes_of(seed: u64, blocks: usize) -> Vec<u8> {
 }
 
 async fn push_new(core: &Arc<Core>, who: &Caller, new: UploadNew, bytes: Vec<u8>) -> Result<Committed, Problem> {
-    upload_fill(core, who, new, None, Box::new(Cursor::new(bytes)), FillChecks::default(), Cut::default()).await
+    upload_fill(
+        core,
+        who,
+        new,
+        slipway_format::Said::Auto,
+        Box::new(Cursor::new(bytes)),
+        FillChecks::default(),
+        Cut::default(),
+    )
+    .await
 }
 
 async fn push(core: &Arc<Core>, who: &Caller, image: &str, bytes: Vec<u8>) -> Committed {

@@ -12,7 +12,7 @@ use crate::rules::upload::{
 use crate::rules::version::version_get;
 use slipway_api::{Code, Problem, SharingChange, UploadFormat, UploadNew, UploadState, VersionPick};
 use slipway_chunk::Digest;
-use slipway_format::Wrap;
+use slipway_format::{Format, Said};
 use std::io::{self, Cursor, Read};
 use std::time::Duration;
 use uuid::Uuid;
@@ -178,7 +178,7 @@ async fn a_bad_body_makes_nothing() {
             ),
             ("gzip", source(&packed), new(), FillChecks { digest: Some(right), ..FillChecks::default() }, None),
         ] {
-            let got = upload_fill(core, &bench.jan, new, None, source, checks, Cut::default()).await;
+            let got = upload_fill(core, &bench.jan, new, Said::Auto, source, checks, Cut::default()).await;
             assert_eq!(got.as_ref().err().map(|problem| problem.code), code, "{name}: {got:?}");
         }
         let shown = version_get(core, &bench.jan, &image_ref("jan/os"), &VersionPick::Latest).await.unwrap();
@@ -221,7 +221,7 @@ async fn a_long_upload_is_held_and_an_ended_one_is_cut() {
             let source = Box::new(Endless { gate, left, at: 0 });
             let new = upload_new("jan/os", UploadFormat::Raw);
             tokio::spawn(async move {
-                upload_fill(&core, &who, new, Some(Wrap::None), source, FillChecks::default(), cut).await
+                upload_fill(&core, &who, new, Said::Disk(Format::Raw), source, FillChecks::default(), cut).await
             })
         };
         let began = async || {
