@@ -134,9 +134,10 @@ fn reading_of(bytes: Bytes) -> io::Result<Reading> {
     })
 }
 
-/// Opens a file once more, with a temporary file if it needs one.
-fn file_again(path: &Path, said: Said) -> io::Result<(Bytes, FileBytes)> {
-    let bytes = FileBytes::new(SparseFile::open(path)?);
+/// Opens a file once more, with a temporary file if it needs one, and counts afresh.
+fn file_again(path: &Path, said: Said, done: Arc<AtomicU64>) -> io::Result<(Bytes, FileBytes)> {
+    done.store(0, Ordering::Relaxed);
+    let bytes = FileBytes { file: Arc::new(SparseFile::open(path)?), done };
     let opened = slipway_format::image_open(Input::At(Box::new(bytes.clone())), said, &mut spool(), &LIMITS)?;
     Ok((opened.bytes, bytes))
 }
@@ -168,11 +169,10 @@ fn found_of(path: &Path, opened: Opened, origin: Origin, options: &SourceOptions
             let (owned, wanted, mut first) = (path.to_owned(), options.format, Some((bytes, file)));
             let done = meter.done.clone();
             let opens = Opens::Again(Box::new(move || {
-                let (bytes, FileBytes { file, done: read }) = match first.take() {
+                let (bytes, FileBytes { file, .. }) = match first.take() {
                     Some(first) => first,
-                    None => file_again(&owned, wanted)?,
+                    None => file_again(&owned, wanted, done.clone())?,
                 };
-                done.store(read.load(Ordering::Relaxed), Ordering::Relaxed);
                 Ok(Box::new(Unchanged { reading: reading_of(bytes)?, file }) as Reading)
             }));
             (opens, Some(meter))
