@@ -140,6 +140,15 @@ fn images(bench: &Bench) -> Vec<(PathBuf, String)> {
         all.push((bench.packed(tool, ending, &qcow2), format!("qcow2.{ending}")));
     }
     all.push((bench.packed("gzip", "gz", &bench.path("disk.raw")), "raw.gz".to_owned()));
+    all.push((bench.made("disk.vmdk", "vmdk", &[]), "vmdk".to_owned()));
+    all.push((bench.made("disk.dynamic", "vpc", &["-o", "force_size=on"]), "vhd".to_owned()));
+    all.push((bench.made("disk.vhdx", "vhdx", &[]), "vhdx".to_owned()));
+    all.push((bench.made("disk.vdi", "vdi", &[]), "vdi".to_owned()));
+    bench.made("stream.vmdk", "vmdk", &["-o", "subformat=streamOptimized"]);
+    let tar = bench.path("disk.ova");
+    run("tar", &["-C", text(bench.folder.path()), "-cf", text(&tar), "stream.vmdk"]);
+    all.push((bench.packed("gzip", "gz", &tar), "vmdk.tar.gz".to_owned()));
+    all.push((tar, "vmdk.tar".to_owned()));
     all
 }
 
@@ -163,11 +172,13 @@ fn images_are_pushed_as_what_they_are() {
         };
         let (answer, said) = push(&["push", text(&image), "me/file", "--new", "-o", "json"], None);
         bench.holds(&answer, &format);
-        let name = if format.starts_with("vhd") { "VHD" } else { format.split('.').next().unwrap() };
-        assert!(said.contains(&format!("{name} image")), "{said}");
+        let name = format.split('.').next().unwrap();
+        let known = slipway_format::Format::ALL.into_iter().find(|known| known.name() == name).unwrap();
+        assert!(said.contains(&format!("{} image", known.title())), "{said}");
         let (answer, _) = push(&["push", "-", "me/stdin", "--new", "-o", "json"], Some(&image));
         // Of a stream only the end tells that it is a fixed VHD; it is read as one, but was called raw before.
-        let format = if format == "vhd" { "raw" } else { &format };
+        let fixed = image.extension().is_some_and(|ending| ending == "vhd");
+        let format = if fixed { "raw" } else { &format };
         bench.holds(&answer, format);
         assert_eq!(std::fs::read_dir(&tmp).unwrap().count(), 0, "a temporary file was left behind");
     }

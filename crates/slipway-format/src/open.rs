@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::detect::{DETECT_TAIL_LEN, vhd_fixed_size};
 use crate::spool::piece_read;
 use crate::{
-    Archive, DETECT_HEAD_LEN, Detected, Disk, DiskError, Format, Limits, ReadAt, Spool, Wrap, disk_open, format_detect,
-    head_detect, tail_detect, unwrap, wrap_detect,
+    Archive, DETECT_HEAD_LEN, Detected, Disk, DiskError, Format, Inner, Limits, ReadAt, Spool, Wrap, disk_find,
+    disk_open, format_detect, head_detect, tail_detect, unwrap, wrap_detect,
 };
 
 /// So many streams and archives may lie in each other. Files that people make have two.
@@ -245,9 +245,13 @@ fn image_walk(
 }
 
 /// The one disk in an archive: its name and its bytes.
-fn archive_find(archive: Archive, _: Box<dyn ReadAt>) -> Result<(String, Input), DiskError> {
-    let reason = "this build has no reader for it; unpack it first".into();
-    Err(DiskError::Refused { format: archive.name(), reason })
+fn archive_find(archive: Archive, file: Box<dyn ReadAt>) -> Result<(String, Input), DiskError> {
+    let found = disk_find(archive, file)?;
+    let bytes = match found.bytes {
+        Inner::Placed(bytes) => Input::At(bytes),
+        Inner::Packed(stream) => Input::Stream(stream),
+    };
+    Ok((found.name, bytes))
 }
 
 /// What the next layer is, and the input again from its beginning.

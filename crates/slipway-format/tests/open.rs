@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod kit;
+mod made;
 
 use kit::{LIMITS, path, raw_image, read_all, run};
 use slipway_chunk::Stream;
@@ -96,6 +97,47 @@ fn streams_around_images() {
         }
         check(dir, &around, Said::Disk(Format::Raw), "raw", &around);
         check(dir, &packed("gzip", &around), Said::Auto, &format!("{name}.gz"), &raw);
+    }
+}
+
+#[test]
+fn archives_around_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let raw = raw_image(1_200_000 / 512 * 512, 9);
+    for (format, qemu, options) in [
+        (Format::Raw, "raw", &[][..]),
+        (Format::Qcow2, "qcow2", &["-c"]),
+        (Format::Vmdk, "vmdk", &["-o", "subformat=streamOptimized"]),
+        (Format::Vhdx, "vhdx", &[]),
+        (Format::Vdi, "vdi", &[]),
+    ] {
+        let image = made(dir, &raw, qemu, options);
+        let name = format.name();
+        // Some formats round a disk's size up.
+        let wanted = if format == Format::Raw { raw.clone() } else { kit::qemu_raw(&dir.join("image"), qemu) };
+        let stored = made::zip::archive(&[made::zip::stored("disk.img", &image)], false);
+        let deflated = made::zip::archive(&[made::zip::deflated("disk.img", &image)], false);
+        std::fs::write(dir.join("disk.img"), &image).unwrap();
+        run("tar", &["-C", path(dir), "-cf", path(&dir.join("a.tar")), "disk.img"]);
+        let tar = std::fs::read(dir.join("a.tar")).unwrap();
+        check(dir, &stored, Said::Auto, &format!("{name}.zip"), &wanted);
+        check(dir, &deflated, Said::Auto, &format!("{name}.zip"), &wanted);
+        check(dir, &tar, Said::Auto, &format!("{name}.tar"), &wanted);
+        check(dir, &packed("gzip", &tar), Said::Auto, &format!("{name}.tar.gz"), &wanted);
+        check(
+            dir,
+            &packed("zstd", &deflated),
+            Said::Archive(slipway_format::Archive::Zip),
+            &format!("{name}.zip.zst"),
+            &wanted,
+        );
+        let inner = packed("xz", &image);
+        let inner = made::zip::archive(&[made::zip::deflated("disk.img.xz", &inner)], false);
+        check(dir, &inner, Said::Auto, &format!("{name}.xz.zip"), &wanted);
+        if format != Format::Raw {
+            check(dir, &deflated, Said::Disk(format), &format!("{name}.zip"), &wanted);
+        }
     }
 }
 
