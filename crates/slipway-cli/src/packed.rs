@@ -216,6 +216,10 @@ pub(crate) fn refused(path: &Path, why: &io::Error) -> Failure {
     let text = format!("{shown}: {}", crate::failure::reason(why));
     if let Some(disk) = inner.and_then(|inner| inner.downcast_ref::<DiskError>()) {
         return match disk {
+            DiskError::Empty => Failure::usage(format!("{shown} is empty: an image has at least one byte"))
+                .next("check the file that you meant to push"),
+            DiskError::Not { what } => Failure::usage(format!("{shown} is no {what}"))
+                .next("leave --format out: what it is can be seen from its content"),
             DiskError::Refused { .. } => Failure::usage(text)
                 .next("'--format raw' keeps the bytes of the file as they are, for those who want that"),
             DiskError::TooLarge { .. } => Failure::usage(text).next("check that it is the image that was meant"),

@@ -100,6 +100,15 @@ pub trait Disk: Send {
 /// Why a container is not read. Carried inside an [`io::Error`] where it comes up while reading.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
+    /// There is nothing in it.
+    #[error("it is empty: an image has at least one byte")]
+    Empty,
+    /// It is not what somebody says that it is.
+    #[error("it is no {what}")]
+    Not {
+        /// "xz stream", "qcow2 image".
+        what: &'static str,
+    },
     /// It asks for something that is refused on principle, such as another file.
     #[error("this {format} image is refused: {reason}")]
     Refused {

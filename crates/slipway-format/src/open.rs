@@ -258,15 +258,19 @@ fn archive_find(archive: Archive, file: Box<dyn ReadAt>) -> Result<(String, Inpu
 fn detect(input: Input, said: &mut Said) -> io::Result<(Detected, Input)> {
     let (head, input) = head_peek(input)?;
     if head.is_empty() {
-        let reason = "it is empty, and an image has at least one byte".into();
-        return Err(DiskError::Refused { format: "disk", reason }.into());
+        return Err(DiskError::Empty.into());
     }
     let wrap = wrap_detect(&head);
     let detected = match (*said, &input) {
         (Said::Wrapped(wanted), _) => {
             if wrap != wanted {
-                let reason = format!("it is no {} stream", wanted.name());
-                return Err(DiskError::Damaged { format: wanted.name(), reason }.into());
+                let what = match wanted {
+                    Wrap::None => "stream",
+                    Wrap::Gzip => "gzip stream",
+                    Wrap::Xz => "xz stream",
+                    Wrap::Zstd => "zstd stream",
+                };
+                return Err(DiskError::Not { what }.into());
             }
             *said = Said::Auto;
             Detected::Wrapped(wrap)

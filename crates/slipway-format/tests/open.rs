@@ -176,7 +176,7 @@ fn what_is_wrong_is_said_of_the_right_layer() {
     refused(dir, &backed, Said::Auto, "backing file");
     refused(dir, &packed("xz", &backed), Said::Auto, "backing file");
     refused(dir, &backed, Said::Disk(Format::Qcow2), "backing file");
-    refused(dir, &raw, Said::Disk(Format::Qcow2), "does not begin with the mark");
+    refused(dir, &raw, Said::Disk(Format::Qcow2), "no qcow2 image");
     refused(dir, &raw, Said::Wrapped(Wrap::Xz), "no xz stream");
     refused(dir, &packed("gzip", &raw), Said::Wrapped(Wrap::Xz), "no xz stream");
     refused(dir, &[], Said::Auto, "it is empty");

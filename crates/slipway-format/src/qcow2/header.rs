@@ -97,13 +97,13 @@ impl Header {
         let file_len = file.len();
         let mut head = vec![0; usize::try_from(file_len.min(HEAD_MAX)).unwrap_or(0)];
         file.read_exact_at(&mut head, 0).map_err(io)?;
+        if !head.starts_with(b"QFI\xfb") {
+            return Err(DiskError::Not { what: "qcow2 image" });
+        }
         if head.len() < V2_LEN {
             return damaged("it is cut off inside its header");
         }
         let fields = Fields(&head);
-        if !head.starts_with(b"QFI\xfb") {
-            return damaged("it does not begin with the mark of a qcow2 image");
-        }
         let version = fields.u32(4);
         match version {
             2 | 3 => {}
