@@ -127,7 +127,8 @@ fn file_look(path: &Path, options: &SourceOptions) -> Result<Looked, Failure> {
         Seen::Packed(packed) => Ok(Looked::Packed(packed)),
         Seen::Raw(bytes) => match bytes.into_file() {
             Some(file) => Ok(Looked::Ready(raw_found(path, file, &head, options))),
-            None => Err(Failure::new(exit::FAILED, format!("{} is still being looked at", path_shown(path)))),
+            None => Err(Failure::new(exit::FAILED, format!("{} is still being looked at", path_shown(path)))
+                .next("please report this, with what -vv prints")),
         },
     }
 }
@@ -153,7 +154,8 @@ fn stream_look(path: &Path, read: Box<dyn Read + Send>, options: &SourceOptions)
     match packed_look(path, Input::Stream(counted), Origin::Stream(meter), options)? {
         Seen::Found(found) => Ok(Looked::Ready(found)),
         Seen::Packed(packed) => Ok(Looked::Packed(packed)),
-        Seen::Raw(_) => Err(Failure::new(exit::FAILED, format!("{} is no file", path_shown(path)))),
+        Seen::Raw(_) => Err(Failure::new(exit::FAILED, format!("{} is no file", path_shown(path)))
+            .next("please report this, with what -vv prints")),
     }
 }
 

@@ -101,7 +101,11 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         Looked::Packed(packed) => {
             cx.note(&packed.said());
             let opening = tokio::task::spawn_blocking(move || packed.open());
-            opening.await.map_err(|_| Failure::new(exit::FAILED, "a fault in this program stopped the unpacking"))??
+            let lost = |_| {
+                Failure::new(exit::FAILED, "a fault in this program stopped the unpacking")
+                    .next("please report this, with what -vv prints")
+            };
+            opening.await.map_err(lost)??
         }
     };
     cx.note(&found.said);
