@@ -111,7 +111,7 @@ fn file_look(path: &Path, options: &SourceOptions) -> Result<Looked, Failure> {
         // What is on a disk may look like anything; it is still the disk.
         return match options.format {
             Said::Auto | Said::Disk(Format::Raw) => Ok(Looked::Ready(raw_found(path, file, &head, options))),
-            Said::Disk(_) | Said::Archive(_) | Said::Wrapped(_) => {
+            Said::Disk(_) | Said::Archive(_) | Said::Wrapped(_) | Said::RawIn(_) => {
                 Err(Failure::usage(format!("{} is a block device, and always taken as it is", path_shown(path))).next(
                     format!("'cat {} | slipway push - …' reads an image file that was written to it", path_shown(path)),
                 ))

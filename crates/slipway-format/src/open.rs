@@ -27,6 +27,8 @@ pub enum Said {
     Archive(Archive),
     /// A stream compressed like this; the content tells what is in it.
     Wrapped(Wrap),
+    /// A raw image in a stream compressed like this, whatever it looks like.
+    RawIn(Wrap),
 }
 
 impl Said {
@@ -198,6 +200,13 @@ fn image_walk(
     mut spool: Option<&mut Spool>,
     limits: &Limits,
 ) -> io::Result<Looked> {
+    if let Said::RawIn(wrap) = said {
+        if wrap != Wrap::None {
+            layers.around.push(Layer::Wrap(wrap));
+            input = Input::Stream(unwrap(wrap, stream_of(input), limits.size_max));
+        }
+        said = Said::Disk(Format::Raw);
+    }
     if said == Said::Disk(Format::Raw) {
         layers.disk = Some(Format::Raw);
         let bytes = match input {
@@ -282,8 +291,8 @@ fn detect(input: Input, said: &mut Said) -> io::Result<(Detected, Input)> {
             _ => Detected::Disk(format),
         },
         (Said::Archive(archive), _) => Detected::Archive(archive),
-        (Said::Auto, Input::At(file)) => format_detect(&**file)?,
-        (Said::Auto, Input::Stream(_)) => head_detect(&head)?,
+        (Said::Auto | Said::RawIn(_), Input::At(file)) => format_detect(&**file)?,
+        (Said::Auto | Said::RawIn(_), Input::Stream(_)) => head_detect(&head)?,
     };
     Ok((detected, input))
 }

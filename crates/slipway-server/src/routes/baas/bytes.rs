@@ -4,7 +4,7 @@ use axum::http::header::RANGE;
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use slipway_api::{Code, FileType, Problem, UploadFormat, UploadNew, VersionPick};
-use slipway_format::{WRAP_HEAD_LEN, Wrap, wrap_detect};
+use slipway_format::{Said, WRAP_HEAD_LEN, Wrap, wrap_detect};
 
 use super::errors::{bad, not_yet, unknown};
 use super::images::uuid;
@@ -78,7 +78,8 @@ pub(super) async fn image_upload(ask: Ask) -> Answered {
     let checks = FillChecks { replace: !new_version, ..FillChecks::default() };
     let _seat = body_seat()?;
     let (pump, reader) = body_channel(ReprCheck::default());
-    let filling = rules::upload::upload_fill(&site.core, &who, new, Some(wrap), Box::new(reader), checks, pump.cut());
+    let filling =
+        rules::upload::upload_fill(&site.core, &who, new, Said::RawIn(wrap), Box::new(reader), checks, pump.cut());
     let (filled, ()) = tokio::join!(filling, pump.run(part, max, &site));
     site.metrics.upload_ended(filled.is_ok());
     Ok(text(&format!("Successfully uploaded image: {}", filled?.version.number)))
@@ -222,7 +223,7 @@ async fn image_bytes(ask: Ask, pick: VersionPick) -> Answered {
     let Ask { site, who, head, .. } = ask;
     let content = version_content(&site.core, &who, id, &pick).await?;
     let disposition = format!("attachment; filename={id}-{}.img", content.version.number);
-    content_answer(&site, &head, &content, Given { coding, media: "disk/raw", disposition }).await
+    content_answer(&site, &head, &content, Given { coding, media: "disk/raw", disposition, qcow2: false }).await
 }
 
 /// Who may write the image may build it.
