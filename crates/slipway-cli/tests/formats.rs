@@ -199,8 +199,9 @@ fn images_are_uploaded_as_what_they_are() {
         let (status, answer) = bench.put(&format!("{owner}/put"), "new=true", &image);
         assert_eq!(status, 201, "{answer}");
         bench.holds(&answer, &format);
-        bench.client.ok(&["image", "create", &format!("me/patched-{}", format.replace('.', "-"))]);
-        let name = format!("{owner}/patched-{}", format.replace('.', "-"));
+        let slug = format!("patched-{}", image.file_name().unwrap().to_str().unwrap());
+        bench.client.ok(&["image", "create", &format!("me/{slug}")]);
+        let name = format!("{owner}/{slug}");
         let (status, answer) = bench.patched(&name, "auto", &image);
         assert_eq!(status, 201, "{answer}");
         bench.holds(&answer, &format);
