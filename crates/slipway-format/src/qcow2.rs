@@ -11,12 +11,13 @@ mod tables;
 mod write;
 
 use self::header::{Header, NAME, damaged, io};
-use self::inflate::{Inflater, Job, inflate_all};
+use self::inflate::{Job, Pool};
 pub use self::layout::{Qcow2Layout, Qcow2Marks, Qcow2Part};
 use self::tables::{Place, Tables};
 pub use self::write::Qcow2Writer;
 use crate::{Disk, DiskError, Limits, ReadAt};
 use slipway_chunk::{BLOCK, Fill};
+use std::sync::Arc;
 
 /// The most that one call reads.
 const PIECE_MAX: usize = 4 << 20;
@@ -27,8 +28,9 @@ const GAP_MAX: u64 = 512;
 /// most); packed bytes of one call, at most 12 MiB.
 pub struct Qcow2 {
     tables: Tables,
-    pool: Vec<Inflater>,
-    arena: Vec<u8>,
+    pool: Pool,
+    /// Packed bytes; shared with the threads while they unpack.
+    arena: Arc<Vec<u8>>,
     /// The packed cluster that was last wanted in part, and its place in the file.
     last: Option<(u64, Vec<u8>)>,
 }
@@ -40,7 +42,8 @@ impl Qcow2 {
     /// Why the image is not read.
     pub fn open(file: Box<dyn ReadAt>, limits: &Limits) -> Result<Qcow2, DiskError> {
         let header = Header::read(&*file, limits)?;
-        Ok(Qcow2 { tables: Tables::open(file, header)?, pool: Vec::new(), arena: Vec::new(), last: None })
+        let pool = Pool::new(header.packing);
+        Ok(Qcow2 { tables: Tables::open(file, header)?, pool, arena: Arc::default(), last: None })
     }
 
     fn fill(&mut self, offset: u64, buf: &mut [u8]) -> Result<Fill, DiskError> {
@@ -110,29 +113,30 @@ impl Qcow2 {
         if packed.is_empty() {
             return Ok(());
         }
-        self.arena.clear();
+        // Nobody else holds it between two calls.
+        let mut arena = Arc::try_unwrap(std::mem::take(&mut self.arena)).unwrap_or_default();
+        arena.clear();
         let mut jobs = Vec::with_capacity(packed.len());
         let (mut from, mut to) = (0, 0);
         let mut begins = 0;
         for (at, len, out) in packed {
             let end = at + u64::from(len);
             if to == 0 || at < from || at > to + GAP_MAX {
-                self.arena_read(begins, from, to)?;
-                (begins, from, to) = (self.arena.len(), at, end);
+                self.arena_read(&mut arena, begins, from, to)?;
+                (begins, from, to) = (arena.len(), at, end);
             }
             to = to.max(end);
             let place = begins + usize::try_from(at - from).unwrap_or(usize::MAX);
             jobs.push(Job { packed: place..place + len as usize, out, at });
         }
-        self.arena_read(begins, from, to)?;
-        let packing = self.tables.header.packing;
-        let done = inflate_all(&mut self.pool, packing, &self.arena, &mut jobs);
-        done.or_else(damaged)
+        self.arena_read(&mut arena, begins, from, to)?;
+        self.arena = Arc::new(arena);
+        self.pool.inflate_all(&self.arena, &mut jobs).or_else(damaged)
     }
 
-    fn arena_read(&mut self, begins: usize, from: u64, to: u64) -> Result<(), DiskError> {
-        self.arena.resize(begins + usize::try_from(to - from).unwrap_or(usize::MAX), 0);
-        self.tables.file.read_exact_at(&mut self.arena[begins..], from).map_err(io)
+    fn arena_read(&self, arena: &mut Vec<u8>, begins: usize, from: u64, to: u64) -> Result<(), DiskError> {
+        arena.resize(begins + usize::try_from(to - from).unwrap_or(usize::MAX), 0);
+        self.tables.file.read_exact_at(&mut arena[begins..], from).map_err(io)
     }
 }
 
