@@ -3,6 +3,7 @@
 //! A measure is a file here and a line in [`MEASURES`]. It gets a [`Stage`] (release programs, a server, images), runs each side at least
 //! three times in turn ([`sample::paired`]), and gives [`Row`]s. Nothing is written into the checkout unless `--keep` is given.
 
+mod convert;
 mod pull;
 mod report;
 mod sample;
@@ -49,7 +50,7 @@ struct Measure {
     run: fn(&Stage) -> Result<Vec<Row>>,
 }
 
-const MEASURES: &[Measure] = &[pull::MEASURE, view::MEASURE];
+const MEASURES: &[Measure] = &[convert::MEASURE, pull::MEASURE, view::MEASURE];
 
 /// `cargo xtask bench`.
 pub(crate) fn bench_run(args: &BenchArgs) -> Result<()> {
