@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use slipway_lab::{Base, Guest, GuestSpec, Root, packages_unpack};
+use slipway_lab::{Base, Guest, GuestSpec, Root, Share, packages_unpack};
 
 /// A guest with these packages and modules.
 fn guest(packages: &[&str], modules: &[&str]) -> Guest {
@@ -94,4 +94,65 @@ mke2fs -q -t ext4 /dev/mapper/flaky; mkdir -p /mnt/f; mount -t ext4 /dev/mapper/
     guest.ok(read);
     assert_eq!(guest.ok("cat /mnt/f/a"), "fine\n");
     guest.ok("export DM_DISABLE_UDEV=1; umount /mnt/f; dmsetup remove flaky; losetup -d /dev/loop0");
+}
+
+/// systemd as the first process of a container on cgroup v2, from packages that nothing was installed of; limits are kept.
+#[test]
+#[ignore = "needs root"]
+fn root_systemd_in_a_container_on_cgroup_v2() {
+    let root = packages_unpack(
+        &["systemd", "dbus", "base-files", "base-passwd", "bash", "dash", "coreutils", "util-linux", "mount"],
+        Base::Nothing,
+    )
+    .unwrap();
+    let mut spec = GuestSpec::new(Root::Host);
+    spec.shares.push(Share { host: root, guest: "/srv/root".into(), writable: false });
+    let guest = Guest::boot(&spec).unwrap();
+    guest.ok("mount -t cgroup2 none /sys/fs/cgroup");
+    let controllers = guest.ok("cat /sys/fs/cgroup/cgroup.controllers");
+    for wanted in ["cpu", "io", "memory", "pids"] {
+        assert!(controllers.split_whitespace().any(|name| name == wanted), "{controllers}");
+    }
+    guest.ok(r#"
+echo "+memory +pids +cpu" > /sys/fs/cgroup/cgroup.subtree_control
+mkdir -p /run/c/up /run/c/work /run/c/root
+mount -t tmpfs t /run/c; mkdir -p /run/c/up /run/c/work /run/c/root
+mount -t overlay -o lowerdir=/srv/root,upperdir=/run/c/up,workdir=/run/c/work c /run/c/root
+cd /run/c/root
+cp usr/share/base-passwd/passwd.master etc/passwd; cp usr/share/base-passwd/group.master etc/group
+echo 'messagebus:x:100:100::/nonexistent:/usr/sbin/nologin' >> etc/passwd; echo 'messagebus:x:100:' >> etc/group
+echo 0123456789abcdef0123456789abcdef > etc/machine-id; : > etc/fstab
+cat > etc/systemd/system/lab.service <<'UNIT'
+[Service]
+Type=simple
+ExecStart=/bin/sh -c 'cat /proc/1/comm > /lab-ran; systemctl is-system-running --wait >> /lab-ran; systemctl start --no-block poweroff.target'
+UNIT
+mkdir -p etc/systemd/system/multi-user.target.wants
+ln -s ../lab.service etc/systemd/system/multi-user.target.wants/lab.service
+ln -sf /lib/systemd/system/multi-user.target etc/systemd/system/default.target
+cat > /run/start.sh <<'START'
+set -e
+cd /run/c/root
+mount --bind /run/c/root /run/c/root; cd /run/c/root
+mount -t proc proc proc; mount -t sysfs -o ro sysfs sys; mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t tmpfs -o mode=755 dev dev; mkdir dev/pts dev/shm; mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
+for node in null zero full random urandom tty; do touch dev/$node; mount --bind /dev/$node dev/$node; done
+ln -s pts/ptmx dev/ptmx
+mount -t tmpfs -o mode=755 run run
+mkdir -p .old; pivot_root . .old; cd /; umount -l /.old
+exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --log-target=console --log-level=info
+START
+mkdir /sys/fs/cgroup/ct; echo 100M > /sys/fs/cgroup/ct/memory.max; echo 200 > /sys/fs/cgroup/ct/pids.max"#);
+    let ran = guest
+        .run("sh -c 'echo 0 > /sys/fs/cgroup/ct/cgroup.procs; exec unshare --fork --pid --mount --uts --ipc --cgroup --propagation private sh /run/start.sh' 2>&1; cat /run/c/up/lab-ran; cat /sys/fs/cgroup/ct/memory.peak /sys/fs/cgroup/ct/memory.current 2>/dev/null")
+        .unwrap();
+    assert!(ran.stdout.contains("systemd\nrunning\n"), "{}\n{}", ran.stdout, ran.stderr);
+    // What is left of it: nothing but the limits that were set.
+    assert_eq!(guest.ok("cat /sys/fs/cgroup/ct/cgroup.procs; cat /sys/fs/cgroup/ct/pids.max"), "200\n");
+    // A limit bites: more memory than the group may have.
+    guest.ok("mkdir /sys/fs/cgroup/small; echo 8M > /sys/fs/cgroup/small/memory.max; echo 0 > /sys/fs/cgroup/small/memory.swap.max 2>/dev/null || true");
+    let eaten =
+        guest.run("echo 0 > /sys/fs/cgroup/small/cgroup.procs; head -c 60M /dev/zero | tail >/dev/null").unwrap();
+    assert_eq!(eaten.code, 137);
+    assert!(guest.ok("grep oom_kill /sys/fs/cgroup/small/memory.events").contains("oom_kill 1"));
 }

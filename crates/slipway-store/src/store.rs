@@ -189,10 +189,13 @@ impl Store {
         pack: &PackId,
         range: std::ops::Range<u64>,
     ) -> Result<Box<dyn std::io::Read + Send>, StoreError> {
-        let row = self
-            .pack_row(space, pack)
-            .ok_or_else(|| StoreError::NotFound { kind: BlobKind::Pack, name: pack.to_string() })?;
-        Ok(self.blobs.reader(&row.key, range)?)
+        let gone = || StoreError::NotFound { kind: BlobKind::Pack, name: pack.to_string() };
+        let row = self.pack_row(space, pack).ok_or_else(gone)?;
+        match self.blobs.reader(&row.key, range) {
+            // A prune, here or of another server, deletes a blob a moment before this index hears of it.
+            Err(BlobError::Missing(_)) => Err(gone()),
+            read => Ok(read?),
+        }
     }
 
     fn pack_row(&self, space: &SpaceId, pack: &PackId) -> Option<Arc<PackRow>> {
