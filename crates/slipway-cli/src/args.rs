@@ -158,11 +158,11 @@ mod tests {
         if examples.len() < 2 {
             wrong.push(format!("{name} has fewer than two examples"));
         }
+        // Lines of other programs may follow, such as those that use what the command offers.
+        let mut own = 0;
         for line in examples {
             let calls = calls(line.trim());
-            if calls.is_empty() {
-                wrong.push(format!("{name}: the example {line:?} does not run slipway"));
-            }
+            own += usize::from(!calls.is_empty());
             for call in calls {
                 tried.push(line.to_owned());
                 if let Err(why) = Cli::command().try_get_matches_from(&call)
@@ -171,6 +171,9 @@ mod tests {
                     wrong.push(format!("{name}: the example {line:?} cannot be read: {why}"));
                 }
             }
+        }
+        if own == 0 {
+            wrong.push(format!("{name} has no example that runs slipway"));
         }
         for below in command.get_subcommands() {
             walk(below, &format!("{name} {}", below.get_name()), tried, wrong);
