@@ -20,7 +20,7 @@ It runs until Ctrl-C, SIGTERM or 'umount'.
 Examples:
   slipway disk-view /disk --group disk --cache /var/cache/slipway/disk-view
   slipway disk-view ~/images
-  losetup -r -f --show /disk/0198c0de-0000-7000-8000-000000000001/3.img")]
+  slipway disk-view /srv/disk --allow-other --memory 512M -o json")]
 pub(crate) struct Args {
     /// An empty folder
     mountpoint: PathBuf,
