@@ -5,6 +5,7 @@
 //! text or an error.
 
 mod blobs;
+mod care;
 mod config;
 mod error;
 mod follow;

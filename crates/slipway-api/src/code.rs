@@ -95,8 +95,10 @@ codes! {
     NotImplemented = "not_implemented", 501, 1;
     /// The server is stopping, or its storage no longer takes writes.
     Unavailable = "unavailable", 503, 8;
-    /// No space left, or the quota is used up.
+    /// No space is left on the server, or what is left is kept for deleting.
     NoSpace = "no_space", 507, 6;
+    /// The account's quota is used up, or what was announced does not fit into it.
+    QuotaExceeded = "quota_exceeded", 507, 6;
 }
 
 #[cfg(test)]

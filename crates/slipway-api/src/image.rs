@@ -318,3 +318,17 @@ pub struct VersionChange {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub protected: Option<bool>,
 }
+
+/// A wish to have an old version's content on top again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// The number of the version whose content the new version shall have.
+    pub to: u64,
+    /// What to say of the new version; `rolled back to version N` if not given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub message: Option<String>,
+    /// Make a version even if the newest one has the same root.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub new: bool,
+}

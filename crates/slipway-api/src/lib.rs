@@ -12,7 +12,9 @@ mod name;
 mod page;
 mod people;
 mod problem;
+mod quota;
 mod reference;
+mod retention;
 mod store;
 mod task;
 mod upload;
@@ -25,8 +27,8 @@ pub use care::{
 pub use client::{ApiError, BlobRange, Client, ClientConfig, CommitAnswer, ContentPut, ContentStream, ServerSeen};
 pub use code::Code;
 pub use image::{
-    Channel, ChannelSet, FileSystem, FileType, Image, ImageChange, ImageNew, ImageType, Sharing, SharingChange,
-    Transfer, Version, VersionChange,
+    Channel, ChannelSet, FileSystem, FileType, Image, ImageChange, ImageNew, ImageType, Rollback, Sharing,
+    SharingChange, Transfer, Version, VersionChange,
 };
 pub use name::{AccountName, ChannelName, NameError, Slug};
 pub use page::{Page, PageQuery};
@@ -34,7 +36,12 @@ pub use people::{
     Login, Me, PasswordChange, Role, Scope, Session, Setup, Token, TokenMade, TokenNew, User, UserChange, UserNew,
 };
 pub use problem::Problem;
+pub use quota::{Quota, QuotaChange, QuotaLimit, QuotaLine, QuotaWord};
 pub use reference::{ImageRef, ReferenceError, VersionPick, VersionRef};
+pub use retention::{
+    Retention, RetentionError, RetentionPlan, RetentionRun, RetentionSet, RetentionShown, RetentionSource,
+    RetentionVersion,
+};
 pub use store::{
     CheckRequest, CheckResult, Finding, FindingReport, JournalEntry, PruneRequest, PruneResult, ServerFacts,
 };

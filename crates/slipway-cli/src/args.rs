@@ -88,6 +88,7 @@ pub(crate) enum Command {
     Context(cmd::context::Command),
     #[command(subcommand)]
     User(cmd::user::Command),
+    Quota(cmd::quota::Args),
     #[command(subcommand)]
     Token(cmd::token::Command),
     #[command(subcommand)]

@@ -212,6 +212,9 @@ fn command_hint(code: Code) -> Option<&'static str> {
         Code::ChunksMissing | Code::SegmentsMissing | Code::ChunksGone | Code::SpaceChanged | Code::OffsetMismatch => {
             Some("run the same push again; what has arrived is not sent twice")
         }
+        Code::QuotaExceeded => {
+            Some("'slipway quota' shows what counts, the trash included; an admin raises it with 'slipway user quota'")
+        }
         Code::TooLarge | Code::NoSpace => {
             Some("'slipway image rm' and 'slipway prune' free space; an admin can raise limits")
         }

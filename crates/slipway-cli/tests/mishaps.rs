@@ -241,6 +241,7 @@ fn root_no_space_left() {
         let folder = tempfile::tempdir().unwrap();
         let disk = Mount::new(&["-t", "tmpfs", "-o", "size=96m", "tmpfs"], &folder.path().join("disk"));
         let place = Place::new(&disk.at).with_env("SLIPWAY_MIN_FREE_BYTES", &reserve.to_string());
+        let place = place.with_env("SLIPWAY_MIN_FREE_PERCENT", "0");
         let server = Server::start(&place);
         let client = server.admin();
         let oracle = Oracle::default();
@@ -280,7 +281,8 @@ fn root_no_space_left() {
 fn root_no_space_for_the_database() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Mount::new(&["-t", "tmpfs", "-o", "size=32m", "tmpfs"], &folder.path().join("disk"));
-    let server = Server::start(&Place::new(&disk.at).with_env("SLIPWAY_MIN_FREE_BYTES", "0"));
+    let place = Place::new(&disk.at).with_env("SLIPWAY_MIN_FREE_BYTES", "0").with_env("SLIPWAY_MIN_FREE_PERCENT", "0");
+    let server = Server::start(&place);
     let client = server.admin();
     let oracle = Oracle::default();
     oracle.push(&client, folder.path(), "me/os", image_dense(1, 2 * MIB));

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
+use slipway_api::Retention;
 
 use crate::address::redacted;
 
@@ -126,6 +127,8 @@ settings! {
     blobs: Option<String> = None, "SLIPWAY_BLOBS";
     /// Bytes that must stay free on the data folder's disk; uploads are refused below that, so that deleting still works.
     min_free_bytes: u64 = 512 << 20, "SLIPWAY_MIN_FREE_BYTES";
+    /// The same in percent of each disk; the larger of the two counts.
+    min_free_percent: u64 = 2, "SLIPWAY_MIN_FREE_PERCENT";
     /// Bytes of a raw image at most.
     image_max_bytes: u64 = slipway_chunk::IMAGE_SIZE_MAX, "SLIPWAY_IMAGE_MAX_BYTES";
     /// Connections at one time; further ones wait.
@@ -142,6 +145,20 @@ settings! {
     scrub_bytes_per_second: u64 = 32 << 20, "SLIPWAY_SCRUB_BYTES_PER_SECOND";
     /// Bytes of raw images that digests are computed of in a second at most; 0 for no limit.
     digest_bytes_per_second: u64 = 256 << 20, "SLIPWAY_DIGEST_BYTES_PER_SECOND";
+    /// Which versions are kept of images whose owner set no rules, like `last=10,daily=14,monthly=12`; `all` keeps everything.
+    retention: String = "all".to_owned(), "SLIPWAY_RETENTION";
+    /// How often rules of retention are applied, in hours; 0: only when somebody asks.
+    retention_hours: u64 = 24, "SLIPWAY_RETENTION_HOURS";
+    /// Stored bytes that an account may keep; no limit if not given. This and the next are defaults: an admin sets others for an account.
+    quota_stored_bytes: Option<u64> = None, "SLIPWAY_QUOTA_STORED_BYTES";
+    /// The sum of the sizes of an account's versions.
+    quota_logical_bytes: Option<u64> = None, "SLIPWAY_QUOTA_LOGICAL_BYTES";
+    /// Images that an account may own.
+    quota_images: Option<u64> = None, "SLIPWAY_QUOTA_IMAGES";
+    /// Versions that an account's images may have, all together.
+    quota_versions: Option<u64> = None, "SLIPWAY_QUOTA_VERSIONS";
+    /// Uploads that an account may have open at one time.
+    quota_uploads: u64 = 64, "SLIPWAY_QUOTA_UPLOADS";
     /// The zstd level for frames that the server cuts.
     compression_level: i32 = 3, "SLIPWAY_COMPRESSION_LEVEL";
 }
@@ -185,6 +202,10 @@ impl ServeOptions {
         if !(1..=19).contains(&self.compression_level) {
             bail!("compression_level is {}; it must be 1 to 19", self.compression_level);
         }
+        if self.min_free_percent > 90 {
+            bail!("min_free_percent is {}; it must be 0 to 90, or nothing could be uploaded", self.min_free_percent);
+        }
+        self.retention.parse::<Retention>().with_context(|| format!("reading retention '{}'", self.retention))?;
         if self.connections_max == 0 {
             bail!("connections_max is 0, so nobody could connect");
         }
@@ -281,6 +302,9 @@ mod tests {
             ServeOptions { grace_hours: 12, ..base() },
             ServeOptions { compression_level: 0, ..base() },
             ServeOptions { connections_max: 0, ..base() },
+            ServeOptions { min_free_percent: 91, ..base() },
+            ServeOptions { retention: "weekly".into(), ..base() },
+            ServeOptions { retention: "last=0".into(), ..base() },
         ] {
             assert!(options.check().is_err(), "{options:?}");
         }

@@ -4,10 +4,11 @@ use crate::db::{Db, DbError};
 use crate::ledger::SqlLedger;
 use crate::scope::Scopes;
 use crate::slowdown::SlowDown;
-use slipway_api::{Role, TaskKind};
+use slipway_api::{Retention, Role, TaskKind};
 use slipway_store::Store;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::broadcast;
 use uuid::Uuid;
@@ -104,6 +105,51 @@ pub enum Nudge {
     Expiry,
 }
 
+/// What an account may keep; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QuotaLimits {
+    /// Bytes in packs.
+    pub stored_bytes: Option<u64>,
+    /// The sum of the versions' sizes.
+    pub logical_bytes: Option<u64>,
+    /// Images.
+    pub images: Option<u64>,
+    /// Versions of all images.
+    pub versions: Option<u64>,
+    /// Uploads that take bytes.
+    pub uploads: Option<u64>,
+}
+
+/// What this process has done since its start, for the metrics.
+#[derive(Debug, Default)]
+pub struct Tallies {
+    quota_refused: AtomicU64,
+    room_refused: AtomicU64,
+    retention_trashed: AtomicU64,
+}
+
+impl Tallies {
+    /// Something was refused because a quota is used up.
+    pub(crate) fn quota_refused(&self) {
+        self.quota_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bytes were refused because what is free is kept for deleting.
+    pub(crate) fn room_refused(&self) {
+        self.room_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Rules of retention put versions into the trash.
+    pub(crate) fn retention_trashed(&self, versions: u64) {
+        self.retention_trashed.fetch_add(versions, Ordering::Relaxed);
+    }
+
+    /// Refused by quota, refused for room, put into the trash by rules.
+    pub(crate) fn read(&self) -> [u64; 3] {
+        [&self.quota_refused, &self.room_refused, &self.retention_trashed].map(|tally| tally.load(Ordering::Relaxed))
+    }
+}
+
 /// Limits and times. The defaults are the product's.
 #[derive(Clone, Debug)]
 pub struct CoreConfig {
@@ -131,12 +177,18 @@ pub struct CoreConfig {
     pub scrub_rate: Option<u64>,
     /// Bytes that digests are computed of in a second at most; `None` for no limit.
     pub digest_rate: Option<u64>,
-    /// Stored bytes that the versions of one account may have added together.
-    pub quota_bytes: Option<u64>,
-    /// Uploads that one account may have open.
-    pub uploads_max: u64,
-    /// Bytes of the data directory's disk that no upload is begun into.
+    /// What an account may keep whose limits nobody set.
+    pub quota: QuotaLimits,
+    /// Rules for images whose owner set none, neither for the image nor for all of theirs.
+    pub retention: Retention,
+    /// How often rules are applied unasked; `None` only when asked.
+    pub retention_every: Option<Duration>,
+    /// Bytes of each disk that are kept free for deleting.
     pub reserve_bytes: u64,
+    /// The same in percent of each disk; the larger one counts.
+    pub reserve_percent: u64,
+    /// Folders on the disks that this is about.
+    pub reserve_folders: Vec<PathBuf>,
     /// Raw size of an image at most.
     pub image_size_max: u64,
     /// How long the answers to creations are kept.
@@ -148,8 +200,10 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 impl CoreConfig {
     /// The defaults over a data directory.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
         Self {
-            data_dir: data_dir.into(),
+            reserve_folders: vec![data_dir.clone()],
+            data_dir,
             trash_grace: 7 * DAY,
             doom_grace: DAY,
             staged_grace: DAY,
@@ -161,9 +215,11 @@ impl CoreConfig {
             scrub_every: Some(7 * DAY),
             scrub_rate: Some(32 << 20),
             digest_rate: Some(256 << 20),
-            quota_bytes: None,
-            uploads_max: 64,
+            quota: QuotaLimits { uploads: Some(64), ..QuotaLimits::default() },
+            retention: Retention::default(),
+            retention_every: Some(DAY),
             reserve_bytes: 64 << 20,
+            reserve_percent: 0,
             image_size_max: slipway_chunk::IMAGE_SIZE_MAX,
             idempotency_keep: 7 * DAY,
         }
@@ -187,6 +243,8 @@ pub struct Core {
     pub runtime: tokio::runtime::Handle,
     /// Counts wrong sign-ins.
     pub sign_ins: SlowDown,
+    /// What was done since the start.
+    pub tallies: Tallies,
 }
 
 impl Core {
@@ -194,7 +252,14 @@ impl Core {
     pub fn new(db: Db, store: Arc<Store>, config: CoreConfig) -> Arc<Self> {
         let poisoned = store.clone();
         db.on_flush_failed(move || poisoned.poison());
-        Arc::new(Self { db, store, config, runtime: tokio::runtime::Handle::current(), sign_ins: SlowDown::default() })
+        Arc::new(Self {
+            db,
+            store,
+            config,
+            runtime: tokio::runtime::Handle::current(),
+            sign_ins: SlowDown::default(),
+            tallies: Tallies::default(),
+        })
     }
 
     /// The store's view of the rows; for threads outside the runtime (`spawn_blocking`) only.

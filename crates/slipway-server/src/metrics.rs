@@ -1,5 +1,6 @@
 //! Numbers for Prometheus, in its text form.
 
+use crate::rules::room::Room;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Mutex;
@@ -39,10 +40,13 @@ pub(crate) struct Gauges {
     pub(crate) uploads_open: u64,
     pub(crate) versions: u64,
     pub(crate) poisoned: bool,
-    pub(crate) free_bytes: Option<u64>,
     /// (kind, how many are open).
     pub(crate) findings: Vec<(String, u64)>,
     pub(crate) scrub: ScrubGauges,
+    pub(crate) versions_in_trash: u64,
+    pub(crate) room: Option<Room>,
+    /// Refused by quota, refused for room, put into the trash by rules.
+    pub(crate) tallies: [u64; 3],
 }
 
 /// Where the scrub stands.
@@ -103,6 +107,17 @@ impl Metrics {
         out.line("slipway_uploads_total", &[("outcome", "failed")], load(&self.uploads_failed));
         out.one("slipway_uploads_open", "gauge", "Uploads that take bytes.", gauges.uploads_open);
         out.one("slipway_versions", "gauge", "Versions, trash included.", gauges.versions);
+        out.one("slipway_versions_in_trash", "gauge", "Of them, those in the trash.", gauges.versions_in_trash);
+        let [quota, room, trashed] = gauges.tallies;
+        out.head(
+            "slipway_refused_total",
+            "counter",
+            "Uploads and images that were refused, by what there was too little of.",
+        );
+        out.line("slipway_refused_total", &[("for", "quota")], quota);
+        out.line("slipway_refused_total", &[("for", "room")], room);
+        let name = "slipway_retention_trashed_total";
+        out.one(name, "counter", "Versions that rules of retention put into the trash.", trashed);
         out.head("slipway_tasks", "gauge", "Tasks by kind and state.");
         for (kind, state, count) in &gauges.tasks {
             out.line("slipway_tasks", &[("kind", kind), ("state", state)], *count);
@@ -116,8 +131,11 @@ impl Metrics {
             out.line("slipway_blob_bytes", &[("kind", kind), ("state", state)], *bytes);
         }
         out.one("slipway_store_poisoned", "gauge", "1 after a flush to disk went wrong.", u8::from(gauges.poisoned));
-        if let Some(free) = gauges.free_bytes {
-            out.one("slipway_free_bytes", "gauge", "Bytes free on the data folder's disk.", free);
+        if let Some(room) = gauges.room {
+            out.one("slipway_free_bytes", "gauge", "Bytes free on the disk that is nearest to its reserve.", room.free);
+            out.one("slipway_reserve_bytes", "gauge", "Bytes of that disk that are kept for deleting.", room.reserve);
+            let name = "slipway_uploads_refused";
+            out.one(name, "gauge", "1 while uploads are refused to keep that free.", u8::from(!room.is_enough()));
         }
         out.head("slipway_findings_open", "gauge", "What is known to be wrong with what is stored, by kind.");
         for kind in ["damaged", "missing", "mismatch", "unknown"] {
@@ -187,7 +205,7 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, Gauges, Metrics, ScrubGauges};
+    use super::{Duration, Gauges, Metrics, Room, ScrubGauges};
 
     #[test]
     fn what_is_counted_is_shown() {
@@ -201,6 +219,8 @@ mod tests {
             tasks: vec![("prune".into(), "done".into(), 3)],
             findings: vec![("damaged".into(), 2)],
             scrub: ScrubGauges { age_seconds: Some(60), ..ScrubGauges::default() },
+            room: Some(Room { free: 9, reserve: 10 }),
+            tallies: [2, 3, 4],
             ..Gauges::default()
         };
         let text = metrics.text(&gauges);
@@ -218,9 +238,13 @@ mod tests {
             "slipway_findings_open{kind=\"damaged\"} 2",
             "slipway_findings_open{kind=\"missing\"} 0",
             "slipway_scrub_age_seconds 60",
+            "slipway_refused_total{for=\"quota\"} 2",
+            "slipway_retention_trashed_total 4",
+            "slipway_reserve_bytes 10",
+            "slipway_uploads_refused 1",
         ] {
             assert!(text.lines().any(|got| got == line), "{line} in\n{text}");
         }
-        assert!(!text.contains("slipway_free_bytes"));
+        assert!(!metrics.text(&Gauges::default()).contains("slipway_free_bytes"));
     }
 }

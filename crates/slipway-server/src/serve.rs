@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::ServeOptions;
-use crate::core::{Core, CoreConfig};
+use crate::core::{Core, CoreConfig, QuotaLimits};
 use crate::db::{Db, DbUrl, SqlFaults};
 use crate::http::accept::{Door, connections_accept};
 use crate::http::site::Site;
@@ -103,7 +103,7 @@ impl Server {
         };
         let db = Db::open(&database, trial.sql_faults).await.context("opening the database")?;
         let store = store_open(options, trial.store_faults).await?;
-        let core = Core::new(db, store, core_config(options));
+        let core = Core::new(db, store, core_config(options, &database)?);
         core.recover().await.context("tidying up after the last stop")?;
         folder_make(&core.spool_dir())?;
         let capabilities = rules::capability_key::capability_key_get(&core).await?;
@@ -123,8 +123,6 @@ impl Server {
             capabilities,
             metrics: Metrics::default(),
             body_idle: patience.body,
-            min_free_bytes: options.min_free_bytes,
-            data_dir: options.data.clone(),
             works: works.clone(),
             stop: stop.clone(),
             manifests: Mutex::new(VecDeque::new()),
@@ -240,9 +238,17 @@ async fn certificates_reload(tls: Option<Tls>, stop: CancellationToken) {
     }
 }
 
-fn core_config(options: &ServeOptions) -> CoreConfig {
+fn core_config(options: &ServeOptions, database: &DbUrl) -> Result<CoreConfig> {
     let hours = |hours: u64| Duration::from_secs(hours.saturating_mul(3600));
-    CoreConfig {
+    // Blobs may be a mount of their own below the data folder, and the database may lie anywhere.
+    let mut reserve_folders = vec![options.data.clone()];
+    if options.blobs.is_none() {
+        reserve_folders.push(options.data.join("blobs"));
+    }
+    if let DbUrl::Sqlite(path) = database {
+        reserve_folders.extend(path.parent().filter(|parent| !parent.as_os_str().is_empty()).map(Path::to_path_buf));
+    }
+    Ok(CoreConfig {
         trash_grace: hours(options.trash_hours),
         doom_grace: hours(options.grace_hours),
         staged_grace: hours(options.grace_hours),
@@ -250,9 +256,20 @@ fn core_config(options: &ServeOptions) -> CoreConfig {
         scrub_rate: (options.scrub_bytes_per_second > 0).then_some(options.scrub_bytes_per_second),
         digest_rate: (options.digest_bytes_per_second > 0).then_some(options.digest_bytes_per_second),
         reserve_bytes: options.min_free_bytes,
+        reserve_percent: options.min_free_percent,
+        reserve_folders,
+        retention: options.retention.parse()?,
+        retention_every: Some(hours(options.retention_hours)).filter(|every| !every.is_zero()),
+        quota: QuotaLimits {
+            stored_bytes: options.quota_stored_bytes,
+            logical_bytes: options.quota_logical_bytes,
+            images: options.quota_images,
+            versions: options.quota_versions,
+            uploads: Some(options.quota_uploads),
+        },
         image_size_max: options.image_max_bytes.min(slipway_chunk::IMAGE_SIZE_MAX),
         ..CoreConfig::new(&options.data)
-    }
+    })
 }
 
 /// Makes a folder that only we can enter, whatever the umask; one that is there is closed to others.

@@ -1,6 +1,7 @@
 use super::{ApiError, Client};
 use crate::{
-    Channel, ChannelName, ChannelSet, Image, ImageChange, ImageNew, ImageRef, Page, PageQuery, Sharing, SharingChange,
+    Channel, ChannelName, ChannelSet, Committed, Image, ImageChange, ImageNew, ImageRef, Page, PageQuery, Rollback,
+    Sharing, SharingChange,
 };
 use reqwest::Method;
 
@@ -60,6 +61,11 @@ impl Client {
     /// Takes an image out of the trash.
     pub async fn image_restore(&self, image: &ImageRef) -> Result<Image, ApiError> {
         self.fetch_json(self.image_ask(Method::POST, "restoring", image, &["restore"]).keyed()).await
+    }
+
+    /// Makes a new version with an old one's content.
+    pub async fn image_rollback(&self, image: &ImageRef, wish: &Rollback) -> Result<Committed, ApiError> {
+        self.fetch_json(self.image_ask(Method::POST, "rolling back", image, &["rollback"]).json(wish).keyed()).await
     }
 
     /// Changes who may read an image; [`Sharing::task`] names the task to wait for when content must move first.

@@ -7,7 +7,9 @@ mod log;
 mod ls;
 mod protect;
 mod rename;
+mod retention;
 mod rm;
+mod rollback;
 mod set;
 mod share;
 mod show;
@@ -16,7 +18,7 @@ mod verify;
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// Images and their versions: list, show, share, protect, delete, restore …
+/// Images and their versions: list, show, share, protect, delete, roll back …
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -36,6 +38,9 @@ pub(crate) enum Command {
     Protect(protect::Args),
     Rm(rm::Rm),
     Restore(rm::Restore),
+    Rollback(rollback::Args),
+    #[command(subcommand)]
+    Retention(retention::Command),
 }
 
 pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
@@ -53,5 +58,7 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Protect(args) => protect::run(args, cx).await,
         Command::Rm(args) => rm::rm(args, cx).await,
         Command::Restore(args) => rm::restore(args, cx).await,
+        Command::Rollback(args) => rollback::run(args, cx).await,
+        Command::Retention(command) => retention::run(command, cx).await,
     }
 }

@@ -17,6 +17,7 @@ pub(crate) mod nbd_export;
 pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod quota;
 pub(crate) mod scrub;
 pub(crate) mod serve;
 pub(crate) mod task;
@@ -43,6 +44,7 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Logout(args) => logout::run(args, cx).await,
         Command::Context(command) => context::run(command, cx),
         Command::User(command) => user::run(command, cx).await,
+        Command::Quota(args) => quota::run(args, cx).await,
         Command::Token(command) => token::run(command, cx).await,
         Command::Task(command) => task::run(command, cx).await,
         Command::Prune(args) => prune::run(args, cx).await,

@@ -9,7 +9,7 @@ use crate::pages::{PAGE_ROWS, pages_all};
 use crate::words::role;
 use slipway_api::{AccountName, PageQuery, PasswordChange, Role, User, UserChange, UserNew};
 
-/// People: list, add, show, set, remove, password
+/// People: list, add, show, set, remove, password, quota
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -22,6 +22,7 @@ pub(crate) enum Command {
     Set(Set),
     Rm(Rm),
     Passwd(Passwd),
+    Quota(crate::cmd::quota::SetArgs),
 }
 
 /// List users (moderators and admins)
@@ -154,6 +155,7 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
         }
         Command::Rm(args) => rm(args, cx).await,
         Command::Passwd(args) => passwd(args, cx).await,
+        Command::Quota(args) => crate::cmd::quota::set(args, cx).await,
     }
 }
 

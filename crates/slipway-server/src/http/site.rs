@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,6 +32,7 @@ use crate::core::{Caller, Core};
 use crate::metrics::Metrics;
 use crate::routes::baas;
 use crate::routes::table::{Access, Route, routes};
+use crate::rules::room::room_check;
 use crate::rules::store_problem::store_problem;
 use crate::rules::token::token_authenticate;
 
@@ -47,8 +47,6 @@ pub(crate) struct Site {
     pub(crate) capabilities: CapabilityKey,
     pub(crate) metrics: Metrics,
     pub(crate) body_idle: Duration,
-    pub(crate) min_free_bytes: u64,
-    pub(crate) data_dir: PathBuf,
     /// Work that a client's hanging up does not end.
     pub(crate) works: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -238,26 +236,9 @@ impl Site {
         }
     }
 
-    /// Bytes free on the disk that the data folder is on.
-    pub(crate) fn free_bytes(&self) -> Option<u64> {
-        let stat = rustix::fs::statvfs(&self.data_dir).ok()?;
-        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-
     /// Refuses more bytes while less than the reserve is free, so that the database and deleting go on working.
     pub(crate) fn space_check(&self) -> Result<(), Problem> {
-        match self.free_bytes() {
-            Some(free) if free < self.min_free_bytes => Err(Problem::new(
-                Code::NoSpace,
-                format!(
-                    "the server has {} MiB free and keeps {} MiB for deleting",
-                    free >> 20,
-                    self.min_free_bytes >> 20
-                ),
-            )
-            .hint("delete versions and prune, or ask the server's admin")),
-            Some(_) | None => Ok(()),
-        }
+        room_check(&self.core)
     }
 
     /// The manifest of a content that the caller was already found to be allowed to read.

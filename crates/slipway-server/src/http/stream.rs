@@ -12,12 +12,13 @@ use super::failure::blocking;
 use super::inbound::Inbound;
 use super::repr::ReprCheck;
 use super::site::Site;
+use crate::rules::quota::QuotaLeft;
 use crate::rules::upload::Cut;
 
 /// Pieces in flight between a socket and the thread that stores them; hyper's pieces have at most 64 KiB or a frame.
 const PIECES: usize = 16;
-/// After so many bytes the free space is looked at again.
-const SPACE_EVERY: u64 = 16 << 20;
+/// After so many bytes the free space is looked at again. All bodies that may be stored at one time together bring less than the reserve meanwhile.
+pub(crate) const SPACE_EVERY: u64 = 1 << 20;
 
 /// Bodies that are stored at one time. Each holds a thread while its client is slow, and half of the runtime's 512 must stay for all else.
 static SEATS: Semaphore = Semaphore::const_new(256);
@@ -101,8 +102,9 @@ impl BodyPump {
         self.cut.clone()
     }
 
-    /// Sends a whole body, at most `max` bytes of it. Ends early when the reader is gone: then it knows why.
-    pub(crate) async fn run(mut self, mut body: impl Inflow, max: u64, site: &Site) {
+    /// Sends a whole body, at most `max` bytes of it and what the quota leaves. Ends early when the reader is gone: then it knows why.
+    pub(crate) async fn run(mut self, mut body: impl Inflow, max: u64, left: Option<QuotaLeft>, site: &Site) {
+        let quota = |received| left.as_ref().map_or(Ok(()), |left| left.stored_check(&site.core, received));
         if body.announced().is_some_and(|len| len > max) {
             self.cut.cut(too_large(max));
             let _ = self.pieces.send(Piece::Broken(too_large(max))).await;
@@ -114,9 +116,10 @@ impl BodyPump {
                 Ok(Some(_)) if body.received() > max => Piece::Broken(too_large(max)),
                 Ok(Some(bytes)) if body.received() - checked >= SPACE_EVERY => {
                     checked = body.received();
-                    site.space_check().map_or_else(Piece::Broken, |()| Piece::Bytes(bytes))
+                    let checked = site.space_check().and_then(|()| quota(body.received()));
+                    checked.map_or_else(Piece::Broken, |()| Piece::Bytes(bytes))
                 }
-                Ok(Some(bytes)) => Piece::Bytes(bytes),
+                Ok(Some(bytes)) => quota(body.received()).map_or_else(Piece::Broken, |()| Piece::Bytes(bytes)),
                 Ok(None) => Piece::End,
                 Err(problem) => Piece::Broken(problem),
             };

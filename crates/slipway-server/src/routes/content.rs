@@ -70,7 +70,7 @@ pub(crate) async fn content_put(ask: Ask) -> Answered {
     let Ask { site, who, body, .. } = ask;
     let filling = rules::upload::upload_fill(&site.core, &who, new, said, Box::new(reader), checks, pump.cut());
     // The pump ends when the body does, or when the reader is gone; so both always end.
-    let (filled, ()) = tokio::join!(filling, pump.run(body, max, &site));
+    let (filled, ()) = tokio::join!(filling, pump.run(body, max, None, &site));
     site.metrics.upload_ended(filled.is_ok());
     let committed = filled?;
     answer::json(outcome_status(committed.outcome), &committed)

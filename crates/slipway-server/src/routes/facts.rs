@@ -25,7 +25,8 @@ pub(crate) async fn livez(_: Ask) -> Answered {
     Ok(answer::bytes("text/plain", "ok\n"))
 }
 
-/// Ready to take work: not stopping, not poisoned, database and blobs answer, and there is space.
+/// Ready to take work: not stopping, not poisoned, database and blobs answer. A disk that is too full for uploads does not make it unready,
+/// because then nobody behind a load balancer could delete anything; a second line says so.
 pub(crate) async fn readyz(ask: Ask) -> Answered {
     let not = |why: String| Problem::new(Code::Unavailable, format!("not ready: {why}"));
     if ask.site.stop.is_cancelled() {
@@ -38,13 +39,20 @@ pub(crate) async fn readyz(ask: Ask) -> Answered {
         not(format!("{what} cannot be reached"))
     };
     ask.core().db.now().await.map_err(|error| hidden("the database", &error))?;
-    ask.site.space_check().map_err(|problem| not(problem.title))?;
     let core = ask.site.core.clone();
     blocking("asking for the blobs", move || {
         core.store.index_sync(&core.ledger()).map_err(|error| hidden("the storage", &error))
     })
     .await?;
-    Ok(answer::bytes("text/plain", "ready\n"))
+    let full = rules::room::room_get(ask.core()).filter(|room| !room.is_enough());
+    let text = match full {
+        None => "ready\n".to_owned(),
+        Some(room) => {
+            let (free, reserve) = (room.free >> 20, room.reserve >> 20);
+            format!("ready\nno uploads: {free} MiB are free and {reserve} MiB are kept for deleting\n")
+        }
+    };
+    Ok(answer::bytes("text/plain", text))
 }
 
 pub(crate) async fn metrics(ask: Ask) -> Answered {
@@ -56,9 +64,11 @@ pub(crate) async fn metrics(ask: Ask) -> Answered {
         uploads_open: counted.uploads_open,
         versions: counted.versions,
         poisoned: ask.core().store.is_poisoned(),
-        free_bytes: ask.site.free_bytes(),
         findings: counted.findings,
         scrub: counted.scrub,
+        versions_in_trash: counted.versions_in_trash,
+        room: rules::room::room_get(ask.core()),
+        tallies: ask.core().tallies.read(),
     };
     Ok(answer::bytes("text/plain; version=0.0.4", ask.site.metrics.text(&gauges)))
 }

@@ -2,8 +2,9 @@
 
 use axum::http::StatusCode;
 use serde::Deserialize;
-use slipway_api::PageQuery;
+use slipway_api::{Code, PageQuery, Problem, Retention, RetentionRun};
 
+use super::content::outcome_status;
 use crate::http::answer::{self, Answered};
 use crate::http::ask::Ask;
 use crate::rules;
@@ -66,4 +67,41 @@ pub(crate) async fn sharing_change(mut ask: Ask) -> Answered {
         None => StatusCode::OK,
     };
     answer::json_tagged(status, &image, image.revision)
+}
+
+pub(crate) async fn image_rollback(mut ask: Ask) -> Answered {
+    let wish = ask.json().await?;
+    let committed = rules::image::image_rollback(ask.core(), &ask.who, &ask.image()?, wish).await?;
+    answer::json(outcome_status(committed.outcome), &committed)
+}
+
+pub(crate) async fn retention_get(ask: Ask) -> Answered {
+    let shown = rules::retention::retention_get(ask.core(), &ask.who, &ask.image()?).await?;
+    answer::json_get(ask.headers(), &shown, None)
+}
+
+pub(crate) async fn retention_set(mut ask: Ask) -> Answered {
+    let set = ask.json().await?;
+    let shown = rules::retention::retention_set(ask.core(), &ask.who, &ask.image()?, set).await?;
+    answer::json(StatusCode::OK, &shown)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PreviewQuery {
+    rules: Option<String>,
+}
+
+pub(crate) async fn retention_preview(ask: Ask) -> Answered {
+    let query: PreviewQuery = ask.query()?;
+    let rules = query.rules.as_deref().map(str::parse::<Retention>).transpose();
+    let rules = rules.map_err(|error| Problem::new(Code::InvalidRequest, error.to_string()).field("rules"))?;
+    let plan = rules::retention::retention_preview(ask.core(), &ask.who, &ask.image()?, rules).await?;
+    answer::json(StatusCode::OK, &plan)
+}
+
+pub(crate) async fn retention_run(mut ask: Ask) -> Answered {
+    let run = ask.json_or_default::<RetentionRun>().await?;
+    let plan = rules::retention::retention_run(ask.core(), &ask.who, &ask.image()?, run).await?;
+    answer::json(StatusCode::OK, &plan)
 }

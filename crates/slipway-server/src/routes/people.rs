@@ -44,3 +44,25 @@ pub(crate) async fn password_change(mut ask: Ask) -> Answered {
     rules::user::password_change(ask.core(), &ask.who, ask.param("name"), change).await?;
     answer::nothing()
 }
+
+pub(crate) async fn quota_get(ask: Ask) -> Answered {
+    let quota = rules::quota::quota_get(ask.core(), &ask.who, ask.param("name")).await?;
+    answer::json_get(ask.headers(), &quota, None)
+}
+
+pub(crate) async fn quota_change(mut ask: Ask) -> Answered {
+    let change = ask.json().await?;
+    let quota = rules::quota::quota_change(ask.core(), &ask.who, ask.param("name"), change).await?;
+    answer::json(StatusCode::OK, &quota)
+}
+
+pub(crate) async fn account_retention_get(ask: Ask) -> Answered {
+    let shown = rules::retention::account_retention_get(ask.core(), &ask.who, ask.param("name")).await?;
+    answer::json_get(ask.headers(), &shown, None)
+}
+
+pub(crate) async fn account_retention_set(mut ask: Ask) -> Answered {
+    let set = ask.json().await?;
+    let shown = rules::retention::account_retention_set(ask.core(), &ask.who, ask.param("name"), set).await?;
+    answer::json(StatusCode::OK, &shown)
+}

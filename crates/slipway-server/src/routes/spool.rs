@@ -14,19 +14,17 @@ use slipway_store::StoreError;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::core::Core;
 use crate::http::answer::{self, Answered, header_set};
 use crate::http::ask::Ask;
 use crate::http::failure::blocking;
 use crate::http::repr::ReprCheck;
-use crate::http::stream::body_seat;
+use crate::http::stream::{SPACE_EVERY, body_seat};
 use crate::rules;
 use crate::rules::store_problem::store_problem;
 
 /// Pieces in flight between the socket and the file.
 const PIECES: usize = 16;
-/// After so many bytes the free space is looked at again.
-const SPACE_EVERY: u64 = 16 << 20;
-
 /// Uploads that a request of this process is writing to: two writers of one file would mix their bytes.
 static WRITING: Mutex<Option<HashSet<Uuid>>> = Mutex::new(None);
 
@@ -70,7 +68,16 @@ pub(crate) async fn upload_append(mut ask: Ask) -> Answered {
     }
     let mut check = ReprCheck::from_headers(ask.headers())?;
     ask.site.space_check()?;
-    let (core, max) = (ask.site.core.clone(), ask.core().config.image_size_max);
+    let left = rules::quota::quota_left(ask.core(), &id, false).await?;
+    let raw = target.format == UploadFormat::Raw;
+    let announced = ask.body.announced().unwrap_or(0);
+    // A raw image is as long as what is sent of it; what a compressed one unpacks to is seen when it is cut.
+    let quota = move |core: &Core, received: u64| {
+        left.stored_check(core, received)?;
+        if raw { left.logical_check(core, from.saturating_add(received)) } else { Ok(()) }
+    };
+    quota(ask.core(), announced)?;
+    let core = ask.site.core.clone();
     let _seat = body_seat()?;
     let (pieces, mut from_socket) = mpsc::channel::<Bytes>(PIECES);
     let act = format!("keeping bytes of upload {id}");
@@ -89,7 +96,7 @@ pub(crate) async fn upload_append(mut ask: Ask) -> Answered {
             },
         })
     });
-    let (written, came) = tokio::join!(appending, pieces_send(&mut ask, &mut check, pieces, from, max));
+    let (written, came) = tokio::join!(appending, pieces_send(&mut ask, &mut check, pieces, from, &quota));
     let written = written?;
     // What came before a body broke off is durable too, and is counted: the client goes on from there. But where the client named a digest,
     // only bytes that have it count; the next request writes over all others.
@@ -131,14 +138,15 @@ async fn pieces_send(
     check: &mut ReprCheck,
     pieces: mpsc::Sender<Bytes>,
     from: u64,
-    max: u64,
+    quota: &(dyn Fn(&Core, u64) -> Result<(), Problem> + Sync),
 ) -> Result<(), Problem> {
-    let mut checked = 0;
+    let (mut checked, max) = (0, ask.core().config.image_size_max);
     while let Some(piece) = ask.body.next().await? {
         let received = ask.body.received();
         if from + received > max {
             return Err(Problem::new(Code::TooLarge, format!("the upload is larger than the {max} bytes allowed")));
         }
+        quota(ask.core(), received)?;
         if received - checked >= SPACE_EVERY {
             checked = received;
             ask.site.space_check()?;

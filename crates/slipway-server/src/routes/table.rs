@@ -8,9 +8,10 @@ use axum::http::Method;
 use slipway_api::wire::MEDIA;
 use slipway_api::{
     Channel, ChannelSet, CheckRequest, Committed, DiffQuery, FindingQuery, FindingReport, FramesReceived, Image,
-    ImageChange, ImageNew, JournalEntry, KnownFinding, Login, Me, PageQuery, PasswordChange, PruneRequest, Role,
-    ScrubStatus, ServerFacts, Session, Setup, SharingChange, Task, Token, TokenMade, TokenNew, Upload, UploadNew, User,
-    UserChange, UserNew, Version, VersionChange, VersionDiff,
+    ImageChange, ImageNew, JournalEntry, KnownFinding, Login, Me, PageQuery, PasswordChange, PruneRequest, Quota,
+    QuotaChange, RetentionPlan, RetentionRun, RetentionSet, RetentionShown, Role, Rollback, ScrubStatus, ServerFacts,
+    Session, Setup, SharingChange, Task, Token, TokenMade, TokenNew, Upload, UploadNew, User, UserChange, UserNew,
+    Version, VersionChange, VersionDiff,
 };
 
 use super::shape::{Param, Params, Shape, json, page, params};
@@ -84,6 +85,7 @@ pub(crate) fn routes() -> &'static [Route] {
         all.extend(version_rows());
         all.extend(byte_rows());
         all.extend(upload_rows());
+        all.extend(keep_rows());
         all.extend(care_rows());
         all.extend(baas::rows());
         all
@@ -327,6 +329,48 @@ fn upload_rows() -> Vec<Route> {
             .gives(201, json::<Committed>())
             .gives(200, json::<Committed>())
             .gives(202, json::<Task>()),
+    ]
+}
+
+/// What is kept of an image, and how much an account may keep.
+fn keep_rows() -> Vec<Route> {
+    const RULES: &[Param] =
+        &[("rules", "These rules instead of those in force, like last=3,daily=7; `all` keeps everything", "string")];
+    vec![
+        row!(POST "/api/v1/images/{owner}/{slug}/rollback", USER, image_rollback, images::image_rollback,
+            "Makes a new version with the content of an old one; 200 when the newest has it already")
+        .body(json::<Rollback>())
+        .gives(201, json::<Committed>())
+        .gives(200, json::<Committed>()),
+        row!(GET "/api/v1/images/{owner}/{slug}/retention", USER, retention_get, images::retention_get,
+            "Which rules of retention are in force for an image, and whose they are")
+        .gives(200, json::<RetentionShown>()),
+        row!(PUT "/api/v1/images/{owner}/{slug}/retention", USER, retention_set, images::retention_set,
+            "Sets an image's own rules, or takes them off")
+        .body(json::<RetentionSet>())
+        .gives(200, json::<RetentionShown>()),
+        row!(GET "/api/v1/images/{owner}/{slug}/retention/preview", USER, retention_preview, images::retention_preview,
+            "Which versions would go by the rules, why the others stay, and how many bytes that would free")
+        .extra(RULES)
+        .gives(200, json::<RetentionPlan>()),
+        row!(POST "/api/v1/images/{owner}/{slug}/retention/run", USER, retention_run, images::retention_run,
+            "Puts the versions that the rules do not keep into the trash")
+        .body(json::<RetentionRun>())
+        .gives(200, json::<RetentionPlan>()),
+        row!(GET "/api/v1/users/{name}/retention", USER, account_retention_get, people::account_retention_get,
+            "The rules for an account's images that have none of their own")
+        .gives(200, json::<RetentionShown>()),
+        row!(PUT "/api/v1/users/{name}/retention", USER, account_retention_set, people::account_retention_set,
+            "Sets the rules for an account's images that have none of their own, or takes them off")
+        .body(json::<RetentionSet>())
+        .gives(200, json::<RetentionShown>()),
+        row!(GET "/api/v1/users/{name}/quota", USER, quota_get, people::quota_get,
+            "What an account keeps and may keep: oneself, or anybody for a moderator")
+        .gives(200, json::<Quota>()),
+        row!(PATCH "/api/v1/users/{name}/quota", ADMIN, quota_change, people::quota_change,
+            "Changes what an account may keep")
+        .body(json::<QuotaChange>())
+        .gives(200, json::<Quota>()),
     ]
 }
 

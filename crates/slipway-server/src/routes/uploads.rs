@@ -32,7 +32,6 @@ const COMMIT_WAIT: Duration = Duration::from_secs(30);
 
 pub(crate) async fn upload_create(mut ask: Ask) -> Answered {
     let new = ask.json().await?;
-    ask.site.space_check()?;
     let upload = rules::upload::upload_create(ask.core(), &ask.who, new).await?;
     answer::json(StatusCode::CREATED, &upload)
 }
@@ -103,6 +102,8 @@ pub(crate) async fn upload_missing(mut ask: Ask) -> Answered {
 pub(crate) async fn upload_frames(ask: Ask) -> Answered {
     let target = target(ask.site.clone(), ask.who.clone(), ask.id("upload")).await?;
     ask.site.space_check()?;
+    let left = rules::quota::quota_left(ask.core(), &target.id, false).await?;
+    left.stored_check(ask.core(), ask.body.announced().unwrap_or(0))?;
     let _seat = body_seat()?;
     let (pump, mut reader) = body_channel(ReprCheck::from_headers(ask.headers())?);
     let Ask { site, body, .. } = ask;
@@ -113,7 +114,7 @@ pub(crate) async fn upload_frames(ask: Ask) -> Answered {
         let spec = ReceiveSpec { space: target.space, upload: target.upload };
         core.store.frames_receive(&spec, &mut reader, &core.ledger()).map_err(|error| store_problem(&act, error))
     });
-    let (stored, ()) = tokio::join!(storing, pump.run(body, FRAMES_MAX, &site));
+    let (stored, ()) = tokio::join!(storing, pump.run(body, FRAMES_MAX, Some(left), &site));
     let received = stored?;
     let wire = FramesReceived { frames: received.frames, chunks: received.chunks, stored_bytes: received.frames_len };
     answer::json(StatusCode::OK, &wire)

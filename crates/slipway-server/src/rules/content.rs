@@ -5,20 +5,10 @@ use crate::db::{DbError, Tx, TxError, sql, tx};
 use crate::policy::Action;
 use crate::rules::image_row::{ImageRow, image_find_locked, image_touch};
 use crate::rules::upload::UploadRow;
-use crate::rules::version::{VERSION_SELECT, image_channels, version_find, version_read};
+use crate::rules::version::{image_channels, newest_of, version_find, version_read};
 use serde_json::json;
 use slipway_api::{Code, ImageRef, Problem, Version, VersionPick};
 use uuid::Uuid;
-
-/// The newest version that is not in the trash.
-async fn newest(tx: &mut Tx, image: &ImageRow) -> Result<Option<Version>, DbError> {
-    let text = format!(
-        "{VERSION_SELECT} WHERE version.image_id = $1 AND version.trashed_at IS NULL ORDER BY version.number DESC LIMIT 1"
-    );
-    let Some(row) = tx.row(sql(text).bind(image.id)).await? else { return Ok(None) };
-    let channels = image_channels(tx, &image.id).await?;
-    version_read(&row, &channels).map(Some)
-}
 
 /// The content that an upload begun now shall take the place of: that of the newest version, if it was asked for or the image has but one
 /// version. `None` makes a new version.
@@ -29,7 +19,7 @@ pub(super) async fn content_replaceable(tx: &mut Tx, image: &ImageRow, replace: 
     if image.versioned && !replace {
         return Ok(None);
     }
-    match newest(tx, image).await? {
+    match newest_of(tx, image).await? {
         Some(version) => {
             pin_check(tx, image, &version).await?;
             Ok(Some(version.content))
@@ -84,7 +74,7 @@ pub(super) async fn content_held(
     if upload.replaces.is_none() && image.versioned {
         return Ok(None);
     }
-    match (newest(tx, image).await?, upload.replaces) {
+    match (newest_of(tx, image).await?, upload.replaces) {
         (None, None) => Ok(None),
         (Some(version), Some(content)) if version.content == content => {
             pin_check(tx, image, &version).await?;

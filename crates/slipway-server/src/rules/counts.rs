@@ -17,6 +17,7 @@ pub(crate) struct Counts {
     /// (kind, how many are open).
     pub(crate) findings: Vec<(String, u64)>,
     pub(crate) scrub: ScrubGauges,
+    pub(crate) versions_in_trash: u64,
 }
 
 /// Counts rows. Who may ask is the caller's question.
@@ -50,5 +51,8 @@ pub(crate) async fn counts_get(core: &Core) -> Result<Counts, Problem> {
         findings: now("findings")?,
         paused: row.flag("paused")?,
     };
-    Ok(Counts { tasks, blobs, uploads_open: open, versions, findings, scrub })
+    let trash = "SELECT COUNT(*) AS n FROM version JOIN image ON image.id = version.image_id \
+                 WHERE version.trashed_at IS NOT NULL OR image.trashed_at IS NOT NULL";
+    let trash = tx.row_must(sql(trash)).await?.size("n")?;
+    Ok(Counts { tasks, blobs, uploads_open: open, versions, findings, scrub, versions_in_trash: trash })
 }

@@ -10,6 +10,7 @@ use crate::rules::image_row::{
 };
 use crate::rules::owner::{Owner, owner_find, owner_name, server_allowed};
 use crate::rules::page::{cursor_decode, cursor_encode, like_anywhere, limit_check, page_of};
+use crate::rules::quota::quota_image;
 use crate::rules::text::{
     associated_check, compression_check, description_check, labels_check, text_check, title_check,
 };
@@ -22,6 +23,7 @@ use slipway_store::SpaceId;
 use std::str::FromStr;
 use uuid::Uuid;
 
+pub use crate::rules::rollback::image_rollback;
 pub use crate::rules::sharing::sharing_change;
 pub use crate::rules::trash::{image_restore, image_trash};
 
@@ -110,6 +112,7 @@ pub async fn image_create(core: &Core, who: &Caller, new: ImageNew) -> Result<Im
         if let Some(answer) = idempotency_begin(tx, who).await? {
             return Ok(answer);
         }
+        quota_image(tx, core, &owner).await?;
         let id = image_insert(tx, &owner, slug, &checked).await?.ok_or_else(|| taken(&owner.name, slug))?;
         let row = crate::rules::image_row::image_by_id(tx, &id).await?;
         let row = row.ok_or_else(|| policy::missing(&format!("image {id}")))?;

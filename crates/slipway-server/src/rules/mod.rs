@@ -24,6 +24,12 @@ pub mod owner;
 pub mod page;
 #[cfg(test)]
 mod people_test;
+pub mod quota;
+pub mod retention;
+mod retention_decide;
+mod retention_freed;
+pub(crate) mod rollback;
+pub mod room;
 pub mod scrub;
 pub mod sharing;
 pub mod store_problem;

@@ -6,6 +6,9 @@ use crate::policy::{self, Action, Object};
 use crate::rules::content::content_replaceable;
 use crate::rules::idempotency::{idempotency_begin, idempotency_finish};
 use crate::rules::image_row::{ImageBy, ImageRow, image_by_id, image_find_locked};
+use crate::rules::owner::Owner;
+use crate::rules::quota::quota_begin;
+use crate::rules::room::room_check;
 use crate::rules::text::{message_check, text_check};
 use crate::rules::version::{number_find, version_find};
 use serde_json::json;
@@ -228,39 +231,6 @@ fn new_check(core: &Core, new: &UploadNew) -> Result<(), Problem> {
     new.source_format.as_deref().map_or(Ok(()), |text| text_check("source_format", text, 32, false))
 }
 
-/// Refuses more when the account's quota is used up.
-pub(super) async fn quota_check(tx: &mut Tx, core: &Core, image: &ImageRow, more: u64) -> Result<(), TxError> {
-    let Some(quota) = core.config.quota_bytes else { return Ok(()) };
-    let used = tx
-        .row_must(
-            sql("SELECT CAST(COALESCE(SUM(content.new_bytes), 0) AS BIGINT) AS used FROM image \
-                 JOIN version ON version.image_id = image.id JOIN content ON content.id = version.content_id \
-                 WHERE image.account_id = $1")
-            .bind(image.owner.id),
-        )
-        .await?
-        .size("used")?;
-    if used.saturating_add(more) <= quota {
-        return Ok(());
-    }
-    let title = format!(
-        "the quota of {} is used up: {used} bytes are kept, {more} more are needed, {quota} are allowed",
-        image.owner.name
-    );
-    Err(Problem::new(Code::NoSpace, title).hint("delete versions that are not needed, or ask an admin for more").into())
-}
-
-/// Keeps some space free, so that deleting and pruning still have room to work in.
-pub(super) fn reserve_check(core: &Core) -> Result<(), Problem> {
-    let Ok(disk) = rustix::fs::statvfs(&core.config.data_dir) else { return Ok(()) };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    if free >= core.config.reserve_bytes {
-        return Ok(());
-    }
-    let title = format!("the server has {free} bytes free and keeps {} for deleting", core.config.reserve_bytes);
-    Err(Problem::new(Code::NoSpace, title).hint("delete what is not needed, or ask an admin to prune"))
-}
-
 /// Begins an upload into an image that exists.
 pub async fn upload_create(core: &Core, who: &Caller, new: UploadNew) -> Result<Upload, Problem> {
     upload_begin(core, who, new, false).await
@@ -298,16 +268,10 @@ pub(crate) async fn upload_begin(core: &Core, who: &Caller, new: UploadNew, repl
             },
         };
         let replaces = content_replaceable(tx, &image, replace).await?;
+        room_check(core)?;
+        let maker = Owner { id: account, name: who.actor().to_owned() };
+        quota_begin(tx, core, &image.owner, &maker, new.size, replaces.is_none()).await?;
         let now = tx.now();
-        let open =
-            sql("SELECT COUNT(*) AS open FROM upload WHERE account_id = $1 AND state = 'open' AND lease_until > $2");
-        let open = tx.row_must(open.bind(account).bind(now)).await?.size("open")?;
-        if open >= core.config.uploads_max {
-            let title = format!("{open} uploads are open already; {} are allowed", core.config.uploads_max);
-            return Err(Problem::new(Code::SlowDown, title).hint("commit or delete some").into());
-        }
-        quota_check(tx, core, &image, 0).await?;
-        reserve_check(core)?;
         let insert = sql("INSERT INTO upload (id, image_id, account_id, format, state, received, parent, size, sector_size, message, \
              make_new, source_format, digest, spaces, lease_until, created_at, replaces) \
              VALUES ($1, $2, $3, $4, 'open', 0, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) RETURNING *")

@@ -7,13 +7,14 @@ use crate::rules::checksum::content_crc32;
 use crate::rules::content::{content_held, content_swap};
 use crate::rules::image_row::{ImageRow, image_by_id, image_lock};
 use crate::rules::owner::owner_by_id;
+use crate::rules::quota::quota_commit;
 use crate::rules::store_problem::store_problem;
 use crate::rules::task::task_create;
-use crate::rules::upload::{UploadRow, UploadTarget, answer_left, lookup_of, quota_check, target_of, upload_find};
-use crate::rules::version::{VERSION_SELECT, image_channels, version_read};
+use crate::rules::upload::{UploadRow, UploadTarget, answer_left, lookup_of, target_of, upload_find};
+use crate::rules::version::{VERSION_SELECT, newest_of, version_read};
 use serde_json::json;
 use slipway_api::{Code, Committed, Outcome, Problem, TaskKind, UploadState, Version};
-use slipway_chunk::{Digest, Root};
+use slipway_chunk::Digest;
 use slipway_store::{BlobId, Prepared, SpaceId, crash_point};
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,7 +124,6 @@ pub async fn upload_commit(
                 Committed { outcome: Outcome::Unchanged, reference: image.version_reference(version.number), version }
             }
             None => {
-                quota_check(tx, core, &image, prepared.new_bytes).await?;
                 let old = content_held(tx, &upload, &image).await?;
                 let new = VersionNew {
                     spaces: &upload.spaces,
@@ -135,7 +135,9 @@ pub async fn upload_commit(
                     made_by: &made_by,
                     upload: &upload.id,
                 };
-                version_insert(tx, &image, &new, prepared, old.as_ref()).await?
+                let made = version_insert(tx, &image, &new, prepared, old.as_ref()).await?;
+                quota_commit(tx, core, &image.owner, true).await?;
+                made
             }
         };
         let text = serde_json::to_string(&answer)
@@ -220,20 +222,12 @@ async fn newest_same(
     if upload.make_new {
         return Ok(None);
     }
-    let text = format!(
-        "{VERSION_SELECT} WHERE version.image_id = $1 AND version.trashed_at IS NULL ORDER BY version.number DESC LIMIT 1"
-    );
-    let Some(row) = tx.row(sql(text).bind(image.id)).await? else { return Ok(None) };
-    if row.parsed::<Root>("root")? != prepared.root {
-        return Ok(None);
-    }
-    let channels = image_channels(tx, &image.id).await?;
-    version_read(&row, &channels).map(Some)
+    Ok(newest_of(tx, image).await?.filter(|newest| newest.root == prepared.root))
 }
 
 /// Hashes must go through every zero byte, so for a huge sparse image they would cost far more than its data.
-fn digests_wanted(claimed: Option<Digest>, prepared: &Prepared) -> bool {
-    claimed.is_some() || prepared.size.saturating_sub(prepared.data_bytes) <= DIGEST_HOLES_MAX
+pub(super) fn digests_wanted(size: u64, data_bytes: u64) -> bool {
+    size.saturating_sub(data_bytes) <= DIGEST_HOLES_MAX
 }
 
 /// Counts a commit on blobs that must all be live; false if prune took one.
@@ -363,7 +357,9 @@ async fn content_insert(
     .bind(tx.now())
     .bind(new.crc32);
     tx.run(insert).await?;
-    if (digest.is_none() || sha256.is_none()) && digests_wanted(new.claimed, prepared) {
+    if (digest.is_none() || sha256.is_none())
+        && (new.claimed.is_some() || digests_wanted(prepared.size, prepared.data_bytes))
+    {
         task_create(tx, &Caller::server(), TaskKind::Digest, reference, &json!({ "content": content })).await?;
     }
     Ok(content)

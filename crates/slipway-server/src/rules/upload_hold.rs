@@ -2,6 +2,8 @@
 
 use crate::core::{Caller, Core, ms};
 use crate::db::{TxError, sql, tx};
+use crate::rules::quota::{QuotaLeft, quota_left};
+use crate::rules::room::room_check;
 use crate::rules::upload_commit::COMMIT_PATIENCE;
 use slipway_api::{Code, Problem};
 use slipway_chunk::{Fill, SparseRead};
@@ -33,16 +35,72 @@ impl Cut {
 /// A source that is asked before each piece whether it shall end, and then ends with that problem. Bytes that a client sent before it hung up
 /// may unpack to thousands of times as many, which nobody needs to be cut.
 pub(crate) struct Stoppable<S, F> {
-    pub(crate) inner: S,
-    pub(crate) why: F,
+    inner: S,
+    why: F,
+    passed: u64,
 }
 
-impl<S: SparseRead, F: FnMut() -> Option<Problem>> SparseRead for Stoppable<S, F> {
+impl<S: SparseRead, F: FnMut(u64) -> Option<Problem>> Stoppable<S, F> {
+    /// `why` is told how many bytes of the image have passed, holes counted.
+    pub(crate) fn new(inner: S, why: F) -> Self {
+        Self { inner, why, passed: 0 }
+    }
+}
+
+impl<S: SparseRead, F: FnMut(u64) -> Option<Problem>> SparseRead for Stoppable<S, F> {
     fn fill(&mut self, buf: &mut [u8]) -> io::Result<Fill> {
-        match (self.why)() {
-            Some(problem) => Err(io::Error::other(problem)),
-            None => self.inner.fill(buf),
+        if let Some(problem) = (self.why)(self.passed) {
+            return Err(io::Error::other(problem));
         }
+        let filled = self.inner.fill(buf)?;
+        match &filled {
+            Fill::Data(len) => self.passed += *len as u64,
+            Fill::Hole(len) => self.passed += len,
+            Fill::End => {}
+        }
+        Ok(filled)
+    }
+}
+
+/// After so many bytes of an image the free space is looked at again.
+const ROOM_EVERY: u64 = 1 << 20;
+/// After so many bytes the stored bytes are counted anew.
+const STORED_EVERY: u64 = 32 << 20;
+
+/// Asks while an image is cut whether quota and disk allow more of it; what a small body unpacks to is not known before.
+pub(crate) struct Meter {
+    core: Arc<Core>,
+    upload: Uuid,
+    cutting: bool,
+    left: QuotaLeft,
+    room_at: u64,
+    stored_at: u64,
+}
+
+impl Meter {
+    /// For an upload that is being filled, or whose spool is being cut.
+    pub(crate) async fn begin(core: &Arc<Core>, upload: &Uuid, cutting: bool) -> Result<Self, Problem> {
+        let left = quota_left(core, upload, cutting).await?;
+        Ok(Self { core: core.clone(), upload: *upload, cutting, left, room_at: 0, stored_at: 0 })
+    }
+
+    /// Why the cutting shall end, when so many bytes have passed. To be asked from a blocking thread.
+    pub(crate) fn ask(&mut self, passed: u64) -> Option<Problem> {
+        self.check(passed).err()
+    }
+
+    fn check(&mut self, passed: u64) -> Result<(), Problem> {
+        self.left.logical_check(&self.core, passed)?;
+        if passed >= self.room_at {
+            self.room_at = passed + ROOM_EVERY;
+            room_check(&self.core)?;
+        }
+        if passed >= self.stored_at && self.left.is_limited() {
+            self.stored_at = passed + STORED_EVERY;
+            self.left = self.core.runtime.block_on(quota_left(&self.core, &self.upload, self.cutting))?;
+            self.left.stored_check(&self.core, 0)?;
+        }
+        Ok(())
     }
 }
 

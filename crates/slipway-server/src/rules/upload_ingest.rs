@@ -2,8 +2,9 @@
 
 use crate::core::Core;
 use crate::db::{TxError, sql, tx};
-use crate::rules::upload::{UploadTarget, reserve_check};
-use crate::rules::upload_hold::Stoppable;
+use crate::rules::room::room_check;
+use crate::rules::upload::UploadTarget;
+use crate::rules::upload_hold::{Meter, Stoppable};
 use slipway_api::{Code, Problem, UploadFormat};
 use slipway_chunk::{ChunkerParams, SparseRead, Stream};
 use slipway_format::{Archive, Bytes, DiskAhead, Format, Input, Limits, Opened, Said, Spool, Wrap, image_open};
@@ -57,7 +58,7 @@ pub(crate) fn upload_ingest(
     let (watching, stops) = (core.clone(), why.clone());
     let watch = move || match stops() {
         Some(problem) => Err(io::Error::other(problem)),
-        None => reserve_check(&watching).map_err(io::Error::other),
+        None => room_check(&watching).map_err(io::Error::other),
     };
     let mut spool =
         Spool::new(core.spool_dir(), cap.saturating_add(cap / 64).saturating_add(TABLES_MAX)).watched(watch);
@@ -82,7 +83,10 @@ pub(crate) fn upload_ingest(
         params: ChunkerParams::default(),
         upload: target.upload.clone(),
     };
-    let mut source = Stoppable { inner: &mut image, why };
+    // What a spool held counts no more once it is cut, so it does not count while it is.
+    let metered = core.runtime.block_on(Meter::begin(core, &target.id, target.received > 0));
+    let mut meter = metered.map_err(|problem| StoreError::Source(io::Error::other(problem)))?;
+    let mut source = Stoppable::new(&mut image, |passed| why().or_else(|| meter.ask(passed)));
     let prepared = core.store.ingest(&spec, &mut source, &core.ledger(), &mut |at| progress(at, size))?;
     let mut layers = layers;
     if vhd.is_some_and(|vhd| vhd.load(Ordering::Acquire)) {

@@ -75,6 +75,16 @@ pub(super) async fn versions_of(tx: &mut Tx, image: &ImageRow, trash: bool) -> R
     rows.iter().map(|row| version_read(row, &channels)).collect()
 }
 
+/// The newest version that is not in the trash.
+pub(super) async fn newest_of(tx: &mut Tx, image: &ImageRow) -> Result<Option<Version>, DbError> {
+    let text = format!(
+        "{VERSION_SELECT} WHERE version.image_id = $1 AND version.trashed_at IS NULL ORDER BY version.number DESC LIMIT 1"
+    );
+    let Some(row) = tx.row(sql(text).bind(image.id)).await? else { return Ok(None) };
+    let channels = image_channels(tx, &image.id).await?;
+    version_read(&row, &channels).map(Some)
+}
+
 fn no_version(image: &ImageRow, pick: &VersionPick) -> Problem {
     let title = match pick {
         VersionPick::Latest => format!("image {} has no version", image.reference()),

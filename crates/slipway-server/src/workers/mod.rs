@@ -8,6 +8,7 @@ pub(crate) mod import;
 mod pace;
 pub(crate) mod prune;
 pub(crate) mod rehome;
+pub(crate) mod retention;
 mod run;
 pub(crate) mod scrub;
 pub(crate) mod verify;
@@ -46,6 +47,7 @@ pub fn workers() -> Vec<Box<dyn Worker>> {
         Box::new(digest::Digesting),
         Box::new(scrub::Scrub),
         Box::new(verify::Verify),
+        Box::new(retention::Retaining),
     ]
 }
 

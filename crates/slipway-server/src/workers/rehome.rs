@@ -3,6 +3,7 @@
 use crate::core::{Caller, Core, Nudge};
 use crate::db::{DbError, Row, TxError, sql, tx};
 use crate::rules::image_row::{image_by_id, image_lock, public_space};
+use crate::rules::room::room_check;
 use crate::rules::sharing::{Rehome, sharing_open};
 use crate::rules::task::{Claimed, TaskEnd, task_end};
 use crate::rules::upload_commit::blobs_touch;
@@ -62,6 +63,8 @@ impl TaskWork for Rehoming {
                 let contents = contents_of(core, &rehome.image).await?;
                 for content in &contents {
                     running.go_on()?;
+                    // Copies are new bytes like those of an upload.
+                    room_check(core)?;
                     if let Entry::Vacant(place) = copied.entry(content.id) {
                         place.insert(content_move(core, running, &rehome, content).await?);
                     }

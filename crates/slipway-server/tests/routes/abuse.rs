@@ -255,7 +255,15 @@ async fn no_space_is_said_before_there_is_none() {
     let got = site.put(&person.token, &format!("images/{image}/content"), noise(1, 4096)).await.is(507);
     assert_eq!(got.code(), "no_space");
     site.post(&person.token, "uploads", &json!({ "image": image, "format": "chunks" })).await.is(507);
-    site.get("", "/readyz").await.is(503);
+    // Behind a load balancer it must stay reachable for who deletes.
+    let ready = site.get("", "/readyz").await.is(200).text();
+    assert!(ready.starts_with("ready\nno uploads: ") && ready.contains("kept for deleting"), "{ready}");
+    let patched = json!({ "image": image, "format": "raw" });
+    site.post(&person.token, "uploads", &patched).await.is(507);
+    let metrics = site.get(&site.admin, "/metrics").await.is(200).text();
+    for line in ["slipway_uploads_refused 1", "slipway_refused_total{for=\"room\"} 4"] {
+        assert!(metrics.lines().any(|got| got == line), "{line} in\n{metrics}");
+    }
     site.get("", "/livez").await.is(200);
     // Deleting still works.
     site.call("DELETE", &format!("images/{image}")).token(&person.token).send().await.is(204);

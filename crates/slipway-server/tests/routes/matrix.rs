@@ -37,8 +37,8 @@ async fn scene(site: &Site, path: &str, id: &str) -> Scene {
     if path.contains("{slug}") || path.contains("/uploads") || path.contains("/tasks/") || path.contains("/blobs/") {
         scene.image = site.image(&owner).await;
     }
-    if path.contains("/versions") || path.contains("/channels") || path.contains("/sharing") || path.contains("/blobs/")
-    {
+    let with_version = ["/versions", "/channels", "/sharing", "/blobs/", "/rollback", "{slug}/retention"];
+    if with_version.iter().any(|part| path.contains(part)) {
         site.version(&owner, &scene.image, noise(1, 8192)).await;
         let layout = site.get(&owner.token, &format!("images/{}/versions/0/layouts/0", scene.image)).await.is(200);
         scene.layout = Some(Layout::decode(&layout.body).unwrap());
@@ -92,6 +92,10 @@ fn body(id: &str, scene: &Scene, site: &Site) -> Option<Value> {
         "finding_report" => {
             json!({ "chunk": layout().chunks[0].id.to_string(), "pack": layout().packs[0].id.to_string() })
         }
+        "image_rollback" => json!({ "to": 0 }),
+        "retention_set" | "account_retention_set" => json!({ "rules": { "keep_last": 1 } }),
+        "retention_run" => json!({}),
+        "quota_change" => json!({ "images": 1000, "stored_bytes": "default", "versions": "unlimited" }),
         "upload_create" => json!({ "image": scene.image, "format": "chunks" }),
         "baas_user_create" => json!({ "Username": site.fresh("new"), "Name": "A", "Email": "a@b.c", "Role": "user" }),
         "baas_user_change" => json!({ "Name": "A Name" }),

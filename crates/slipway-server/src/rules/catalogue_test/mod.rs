@@ -6,7 +6,10 @@ mod ending;
 mod images;
 mod ledger;
 mod pruning;
+mod quota;
 mod replaced;
+mod retention;
+mod rollback;
 mod scrub;
 mod sharing;
 mod tasks;
@@ -32,6 +35,12 @@ use std::time::Duration;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+/// Changes the configuration of a bench before anything runs on it.
+fn configured(bench: &mut Bench, change: impl FnOnce(&mut CoreConfig)) {
+    let core = Arc::get_mut(&mut bench.core).expect("nothing else has the core yet");
+    change(&mut core.config);
+}
+
 /// A core of its own, three users, and the folder it lives in.
 pub(crate) struct Bench {
     core: Arc<Core>,
@@ -55,7 +64,7 @@ async fn bench(url: Option<String>) -> Bench {
         Store::open(blobs, StoreConfig { pack_len: 1 << 20, ..StoreConfig::default() }, Faults::none()).unwrap();
     let mut config = CoreConfig::new(folder.path());
     config.doom_grace = Duration::ZERO;
-    config.quota_bytes = Some(64 << 20);
+    config.quota.stored_bytes = Some(64 << 20);
     let core = Core::new(db, store, config);
     let jan = user_add(&core, "jan", Role::User).await;
     let eva = user_add(&core, "eva", Role::User).await;

@@ -4,7 +4,7 @@ use crate::rules::task::{prune_request, task_get};
 use crate::rules::version::{version_change, version_restore, version_trash};
 use slipway_api::{ChannelSet, PruneRequest, PruneResult, TaskState, VersionChange};
 
-async fn prune(bench: &Bench, dry_run: bool) -> PruneResult {
+pub(super) async fn prune(bench: &Bench, dry_run: bool) -> PruneResult {
     let task =
         prune_request(&bench.core, &bench.admin, PruneRequest { dry_run, ..PruneRequest::default() }).await.unwrap();
     work(&bench.core).await;

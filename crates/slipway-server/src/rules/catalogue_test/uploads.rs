@@ -1,6 +1,6 @@
 use super::commit::stored;
 use super::{
-    Bench, bytes_of, count, each, image_add, image_ref, meddle, number, pull, push, push_new, refused, upload_new, work,
+    Bench, bytes_of, count, each, image_add, image_ref, meddle, number, pull, push, refused, upload_new, work,
 };
 use crate::core::Caller;
 use crate::db::{Db, DbUrl, SqlFaults, sql};
@@ -110,10 +110,6 @@ async fn a_commit_that_cannot_hold_is_refused_and_can_be_asked_again() {
             upload_commit_stream(core, &bench.jan, &upload.id, Duration::ZERO).await.map(|_| ()),
             Code::InvalidRequest,
         );
-        // Half a year of pushes.
-        meddle(core, sql("UPDATE content SET new_bytes = 67108864")).await;
-        let (code, bytes) = (Code::NoSpace, bytes_of(3, 4));
-        refused(push_new(core, &bench.jan, upload_new("jan/os", UploadFormat::Raw), bytes).await, code);
     })
     .await;
 }
