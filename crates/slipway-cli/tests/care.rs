@@ -45,7 +45,7 @@ fn rules_a_way_back_and_a_quota() {
     client.run(&["image", "retention", "set", "me/os"]).expect(2).names(&["rule", "--help"]);
     client.run(&["image", "retention", "set", "me/os", "--keep-last", "0"]).expect(2).names(&["keep last 0"]);
     client.ok(&["image", "retention", "set", "me/os", "--keep-last", "2"]);
-    client.ok(&["channel", "set", "me/os", "stable", "1"]);
+    client.ok(&["channel", "set", "me/os:1", "stable"]);
     client.ok(&["image", "protect", "me/os:0"]);
     let said = client.ok(&["image", "retention", "preview", "me/os"]).stdout;
     for words in ["channel stable", "protected", "newest", "1 version of admin/os would go", "Keeps last 2"] {

@@ -75,7 +75,7 @@ pub fn time_pass(place: &Place, hours: u64) {
     let columns = [
         ("blob", &["created_at", "doomed_at"][..]),
         ("version", &["trashed_at"]),
-        ("image", &["trashed_at"]),
+        ("image", &["trashed_at", "created_at", "retained_at"]),
         ("upload", &["lease_until", "created_at"]),
     ];
     times_shift(place, &columns, -(hours.cast_signed()));
