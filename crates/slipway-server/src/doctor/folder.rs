@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{Probe, size};
 use crate::config::ServeOptions;
 use crate::db::inspect::Facts;
+use crate::rules::room::reserve_of;
 
 /// A flush that takes longer makes every commit wait for it.
 const FLUSH_SLOW: Duration = Duration::from_millis(500);
@@ -29,7 +30,7 @@ pub(super) fn folder_examine(options: &ServeOptions) -> Vec<Probe> {
         Ok(meta) => meta,
     };
     let mut report = vec![rights(folder, &meta)];
-    report.extend(space(folder, options.min_free_bytes));
+    report.extend(space(folder, options.min_free_bytes, options.min_free_percent));
     report.push(flush(folder, &meta));
     report
 }
@@ -90,7 +91,7 @@ fn file_system(folder: &Path) -> Option<(&'static str, &'static str)> {
     }
 }
 
-fn space(folder: &Path, reserve: u64) -> Vec<Probe> {
+fn space(folder: &Path, reserve_bytes: u64, reserve_percent: u64) -> Vec<Probe> {
     let shown = folder.display();
     let free = match rustix::fs::statvfs(folder) {
         Ok(stat) => stat,
@@ -100,8 +101,10 @@ fn space(folder: &Path, reserve: u64) -> Vec<Probe> {
     };
     let bytes = free.f_bavail.saturating_mul(free.f_frsize);
     let whole = free.f_blocks.saturating_mul(free.f_frsize);
+    let reserve = reserve_of(whole, reserve_bytes, reserve_percent);
     let said = format!("{} of {} free, {} of them kept for deleting", size(bytes), size(whole), size(reserve));
-    let more = "'slipway prune' frees what was deleted, 'slipway image rm' deletes; or make the disk larger";
+    let more =
+        "'slipway prune' frees what was deleted ('--now' at once), 'slipway image rm' deletes; or make the disk larger";
     let mut report = vec![match bytes {
         _ if bytes < reserve => Probe::fail("space", format!("{said}: uploads are refused (507)"), more),
         _ if bytes < reserve.saturating_mul(2) || bytes < whole / 20 => {

@@ -6,6 +6,7 @@ use crate::rules::checksum::content_crc32;
 use crate::rules::image::{image_insert, image_new_check, owner_of_new, spaces_of_new};
 use crate::rules::image_row::{ImageRow, image_by_id};
 use crate::rules::owner::Owner;
+use crate::rules::quota::{quota_commit, quota_image};
 use crate::rules::store_problem::store_problem;
 use crate::rules::upload::lookup_of;
 use crate::rules::upload_commit::{VersionNew, version_insert};
@@ -85,6 +86,7 @@ async fn image_with_zero(
         // A token that reaches only some names is held against the one that it came to.
         owner_of_new(tx, who, owner, &slug, new.image_type).await?;
         let checked = image_new_check(who, new, &slug)?;
+        quota_image(tx, core, &found).await?;
         let id = image_insert(tx, &found, &slug, &checked).await?;
         let gone =
             || TxError::from(Problem::new(Code::NameTaken, format!("image {}/{slug} exists already", found.name)));
@@ -102,6 +104,7 @@ async fn image_with_zero(
             upload: bytes.upload,
         };
         version_insert(tx, &image, &zero, bytes.prepared, None).await?;
+        quota_commit(tx, core, &found, true).await?;
         // The commit point of both: image and version 0 are there, or neither is.
         image_by_id(tx, &id).await?.ok_or_else(gone)
     });

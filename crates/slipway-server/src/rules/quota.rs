@@ -159,13 +159,15 @@ fn exceeded(core: &Core, owner: &str, what: &str, used: u64, more: Option<u64>, 
     )
 }
 
-/// Refuses an upload that cannot fit: before its first byte, by what is announced. `maker` begins it, the image's owner pays for its bytes.
+/// Refuses an upload that cannot fit: before its first byte, by what is announced. `maker` begins it, the image's owner pays for its bytes;
+/// `adds`: it makes one version more, and does not replace a content.
 pub(super) async fn quota_begin(
     tx: &mut Tx,
     core: &Core,
     owner: &Owner,
     maker: &Owner,
     size: Option<u64>,
+    adds: bool,
 ) -> Result<(), TxError> {
     let of_maker = limits_locked(tx, core, &maker.id).await?;
     if let Some(limit) = of_maker.uploads {
@@ -180,7 +182,7 @@ pub(super) async fn quota_begin(
         return Ok(());
     }
     let limits = limits_of(tx, core, &owner.id).await?;
-    if let Some(limit) = limits.versions {
+    if let Some(limit) = limits.versions.filter(|_| adds) {
         let used = versions_used(tx, &owner.id).await?;
         if used >= limit {
             return Err(exceeded(core, &owner.name, "versions", used, Some(1), limit).into());

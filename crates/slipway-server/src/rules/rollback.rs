@@ -44,7 +44,7 @@ pub async fn image_rollback(
                 let by = who.user.as_ref().map_or("system", |user| user.name.as_str());
                 let copy = sql(
                     "INSERT INTO content (id, root, spaces, size, sector_size, source_format, data_bytes, stored_bytes, \
-                     new_bytes, digest, sha256, claimed_digest, created_at) \
+                     new_bytes, digest, sha256, claimed_digest, created_at, crc32) \
                      SELECT $1, root, spaces, size, sector_size, source_format, data_bytes, stored_bytes, 0, digest, sha256, \
                      claimed_digest, $2 FROM content WHERE id = $3",
                 );

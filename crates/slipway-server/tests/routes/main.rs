@@ -10,5 +10,6 @@ mod kit;
 mod life;
 mod log;
 mod matrix;
+mod quota;
 mod sharing;
 mod uploads;
