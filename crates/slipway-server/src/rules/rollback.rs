@@ -46,7 +46,7 @@ pub async fn image_rollback(
                     "INSERT INTO content (id, root, spaces, size, sector_size, source_format, data_bytes, stored_bytes, \
                      new_bytes, digest, sha256, claimed_digest, created_at, crc32) \
                      SELECT $1, root, spaces, size, sector_size, source_format, data_bytes, stored_bytes, 0, digest, sha256, \
-                     claimed_digest, $2 FROM content WHERE id = $3",
+                     claimed_digest, $2, crc32 FROM content WHERE id = $3",
                 );
                 tx.run(copy.bind(content).bind(now).bind(old.content)).await?;
                 let insert = sql(
