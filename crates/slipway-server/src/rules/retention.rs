@@ -119,7 +119,7 @@ pub async fn account_retention_set(
     rules_check(set.rules)?;
     let done: Result<RetentionShown, TxError> = tx!(&core.db, who, |tx| {
         let account = account_allowed(tx, who, Action::UserRead, &name).await?;
-        let all = Object::Name { owner: account.id, owner_name: &name, slug: "*" };
+        let all = Object::Name { owner: account.id, owner_name: &name, slug: "*", system_type: false };
         policy::allowed(who, Action::ImageDelete, &all)?;
         let now = tx.now();
         let update = sql("UPDATE account SET retention = $1 WHERE id = $2")
