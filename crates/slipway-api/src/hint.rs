@@ -34,6 +34,9 @@ impl Code {
             Self::NotImplemented => "the title says what is missing; a newer server may have it",
             Self::Unavailable => "send it again when the server is back",
             Self::NoSpace => "delete what is not needed and prune, or ask the server's admin for more",
+            Self::QuotaExceeded => {
+                "GET /api/v1/users/me/quota shows what counts; delete some, or ask an admin for more"
+            }
             Self::Unknown => "client and server may be of different versions",
         }
     }
