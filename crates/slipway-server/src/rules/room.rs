@@ -47,8 +47,9 @@ pub fn room_check(core: &Core) -> Result<(), Problem> {
                 room.free >> 20,
                 room.reserve >> 20
             );
-            Err(Problem::new(Code::NoSpace, title)
-                .hint("delete versions and let an admin run `slipway prune --now`, or ask for a larger disk"))
+            Err(Problem::new(Code::NoSpace, title).hint(
+                "`slipway image rm --now` ends versions, then an admin frees their bytes with `slipway prune --now`",
+            ))
         }
         Some(_) | None => Ok(()),
     }

@@ -2,6 +2,7 @@
 
 use crate::core::{Caller, Core, Nudge, ms};
 use crate::db::DbError;
+use crate::rules::room::room_get;
 use crate::rules::upload_fill::blocking;
 use crate::workers::Worker;
 use crate::workers::expire::{versions_due, versions_expire};
@@ -91,12 +92,14 @@ async fn prune_once(core: &Arc<Core>, running: &Running, request: &PruneRequest)
     let store = core.store.clone();
     let config = core.config.clone();
     let reports = running.clone();
+    // Rewriting takes space before it gives some. On a disk without room it would fail before anything is deleted.
+    let full = room_get(core).is_some_and(|room| !room.is_enough());
     let done = blocking(move || {
         let spec = PruneSpec {
             now_ms: ledger.now().map_err(|error| halt("pruning", error.into()))?,
             grace_ms: if now { 0 } else { ms(config.doom_grace) },
             staged_grace_ms: ms(config.staged_grace),
-            rewrite_below: if now { 0.0 } else { config.rewrite_below },
+            rewrite_below: if now || full { 0.0 } else { config.rewrite_below },
         };
         let plan = store
             .prune_plan(&spec, &ledger, &mut |at| reports.report(at))

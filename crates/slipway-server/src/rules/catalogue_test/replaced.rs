@@ -18,12 +18,8 @@ async fn single_add(bench: &Bench) {
 }
 
 async fn prune(bench: &Bench, dry_run: bool) -> PruneResult {
-<<<<<<< HEAD
     let task =
         prune_request(&bench.core, &bench.admin, PruneRequest { dry_run, ..PruneRequest::default() }).await.unwrap();
-=======
-    let task = prune_request(&bench.core, &bench.admin, PruneRequest { dry_run, now: false }).await.unwrap();
->>>>>>> d30ab6c (Take a quota for images of the BAAS dialect too)
     let worker = &crate::workers::prune::Prune;
     crate::workers::Worker::pass(worker, &bench.core, &crate::workers::Stop::never()).await.unwrap();
     let task = task_get(&bench.core, &bench.admin, &task.id).await.unwrap();
