@@ -1,7 +1,7 @@
 //! A content takes the place of another under the same version number: compared and swapped, and the old one goes into the trash.
 
 use crate::core::{Caller, Core, Nudge};
-use crate::db::{DbError, Tx, TxError, sql, tx};
+use crate::db::{Tx, TxError, sql, tx};
 use crate::policy::Action;
 use crate::rules::image_row::{ImageRow, image_find_locked, image_touch};
 use crate::rules::upload::UploadRow;
