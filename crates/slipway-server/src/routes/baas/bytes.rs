@@ -78,14 +78,9 @@ pub(super) async fn image_upload(ask: Ask) -> Answered {
     let checks = FillChecks { replace: !new_version, ..FillChecks::default() };
     let _seat = body_seat()?;
     let (pump, reader) = body_channel(ReprCheck::default());
-<<<<<<< HEAD
     let filling =
         rules::upload::upload_fill(&site.core, &who, new, Said::RawIn(wrap), Box::new(reader), checks, pump.cut());
-    let (filled, ()) = tokio::join!(filling, pump.run(part, max, &site));
-=======
-    let filling = rules::upload::upload_fill(&site.core, &who, new, Some(wrap), Box::new(reader), checks, pump.cut());
     let (filled, ()) = tokio::join!(filling, pump.run(part, max, None, &site));
->>>>>>> 4ed24e4 (Take a quota for images of the BAAS dialect too)
     site.metrics.upload_ended(filled.is_ok());
     Ok(text(&format!("Successfully uploaded image: {}", filled?.version.number)))
 }
