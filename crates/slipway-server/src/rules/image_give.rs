@@ -6,7 +6,7 @@ use crate::db::{DbError, Tx, TxError, sql, tx};
 use crate::policy::{Action, SYSTEM};
 use crate::rules::image_empty::slug_free;
 use crate::rules::image_row::{ImageBy, ImageRow, image_find_locked, image_touch, public_space};
-use crate::rules::owner::{Owner, no_account, owner_by_id, owner_find};
+use crate::rules::owner::{Owner, no_account, owner_find};
 use crate::rules::sharing::{Rehome, fresh_space, sharing_open};
 use crate::rules::task::{task_create, task_get};
 use serde_json::json;
@@ -77,7 +77,9 @@ pub(super) async fn image_give_begin(
 /// The last step, in the transaction that opens the door: the row gets its new owner, under a name that is free there. An account that was
 /// deleted meanwhile gets nothing.
 pub(super) async fn owner_set(tx: &mut Tx, image: &Uuid, owner: &Uuid) -> Result<(), DbError> {
-    let Some(owner) = owner_by_id(tx, owner).await? else { return Ok(()) };
+    let there = sql("SELECT name FROM account WHERE id = $1 AND kind <> 'deleted'").bind(owner);
+    let Some(row) = tx.row(there).await? else { return Ok(()) };
+    let owner = Owner { id: *owner, name: row.text("name")? };
     let Some(row) = tx.row(sql("SELECT slug FROM image WHERE id = $1").bind(image)).await? else { return Ok(()) };
     let slug = slug_free(tx, &owner, &row.text("slug")?).await?;
     let update =

@@ -7,7 +7,7 @@ use crate::rules::image_row::{ImageBy, ImageRow, channels_of, image_find, image_
 use crate::rules::page::{cursor_decode, cursor_encode, limit_check, page_of};
 use crate::rules::text::message_check;
 use serde_json::json;
-use slipway_api::{Channel, Code, ImageRef, Page, PageQuery, Problem, Version, VersionChange, VersionPick};
+use slipway_api::{Channel, Code, FileType, ImageRef, Page, PageQuery, Problem, Version, VersionChange, VersionPick};
 use slipway_store::SpaceId;
 use uuid::Uuid;
 
@@ -29,6 +29,8 @@ pub struct VersionContent {
     pub spaces: Vec<SpaceId>,
     /// The first of them: where its manifest lies.
     pub space: SpaceId,
+    /// The form in which clients of the BAAS dialect get it.
+    pub file_type: FileType,
 }
 
 /// Reads a row of [`VERSION_SELECT`].
@@ -163,7 +165,8 @@ pub async fn version_content(
         let version = version_read(&row, &channels)?;
         let spaces: Vec<SpaceId> = row.json("spaces")?;
         let space = spaces.first().cloned().unwrap_or_else(|| image.space());
-        Ok(VersionContent { reference: image.version_reference(version.number), version, spaces, space })
+        let (reference, file_type) = (image.version_reference(version.number), image.file_type);
+        Ok(VersionContent { reference, version, spaces, space, file_type })
     }
     .await;
     Ok(found?)

@@ -4,7 +4,7 @@ use axum::http::header::RANGE;
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use slipway_api::{Code, FileType, Problem, UploadFormat, UploadNew, VersionPick};
-use slipway_format::{Said, WRAP_HEAD_LEN, Wrap, wrap_detect};
+use slipway_format::{Format, Said, WRAP_HEAD_LEN, Wrap, wrap_detect};
 
 use super::errors::{bad, not_yet, unknown};
 use super::images::uuid;
@@ -44,12 +44,6 @@ pub(super) async fn image_upload(ask: Ask) -> Answered {
     let id = uuid(&ask)?;
     let image = image_allowed(ask.core(), &ask.who, id, Action::ImageWrite).await?;
     let header = ask.header(NEW_VERSION_HEADER)?.map(new_version_read).transpose()?;
-    if image.file_type == FileType::Qcow2 {
-        return Err(not_yet(
-            "images of type qcow2 take no uploads here yet",
-            "set ImageFileType to raw and upload the raw disk: `qemu-img convert -O raw`",
-        ));
-    }
     ask.site.space_check()?;
     let content_type = ask.header("content-type")?.unwrap_or_default().to_owned();
     let Ask { site, who, body, .. } = ask;
@@ -62,7 +56,10 @@ pub(super) async fn image_upload(ask: Ask) -> Answered {
         (header, field) => header.or(field).unwrap_or(true),
     };
     let mut part = ImagePart { form, ahead: BytesMut::new(), received: 0, new_version };
-    let wrap = wrap_find(part.peek(WRAP_HEAD_LEN).await?, &image.compression);
+    let said = match image.file_type {
+        FileType::Raw => Said::RawIn(wrap_find(part.peek(WRAP_HEAD_LEN).await?, &image.compression)),
+        FileType::Qcow2 => Said::Disk(Format::Qcow2),
+    };
     let max = site.core.config.image_size_max;
     let new = UploadNew {
         image: id.to_string(),
@@ -78,8 +75,7 @@ pub(super) async fn image_upload(ask: Ask) -> Answered {
     let checks = FillChecks { replace: !new_version, ..FillChecks::default() };
     let _seat = body_seat()?;
     let (pump, reader) = body_channel(ReprCheck::default());
-    let filling =
-        rules::upload::upload_fill(&site.core, &who, new, Said::RawIn(wrap), Box::new(reader), checks, pump.cut());
+    let filling = rules::upload::upload_fill(&site.core, &who, new, said, Box::new(reader), checks, pump.cut());
     let (filled, ()) = tokio::join!(filling, pump.run(part, max, None, &site));
     site.metrics.upload_ended(filled.is_ok());
     Ok(text(&format!("Successfully uploaded image: {}", filled?.version.number)))
@@ -223,7 +219,11 @@ async fn image_bytes(ask: Ask, pick: VersionPick) -> Answered {
     let Ask { site, who, head, .. } = ask;
     let content = version_content(&site.core, &who, id, &pick).await?;
     let disposition = format!("attachment; filename={id}-{}.img", content.version.number);
-    content_answer(&site, &head, &content, Given { coding, media: "disk/raw", disposition, qcow2: false }).await
+    let (qcow2, media) = match content.file_type {
+        FileType::Raw => (false, "disk/raw"),
+        FileType::Qcow2 => (true, "disk/qcow2"),
+    };
+    content_answer(&site, &head, &content, Given { coding, media, disposition, qcow2 }).await
 }
 
 /// Who may write the image may build it.

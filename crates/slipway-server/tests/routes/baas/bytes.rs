@@ -133,6 +133,43 @@ async fn an_upload_is_unpacked_when_magic_and_strategy_both_say_so() {
     assert_eq!(numbers(&shown(&site, &owner, &disk).await), [0]);
 }
 
+/// Of type qcow2, an image takes and gives that form; what is kept is the raw disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_qcow2_image_takes_and_gives_qcow2() {
+    let site = Site::start().await;
+    let owner = site.person("user").await;
+    let plain = image(&site, &owner, json!({ "Size": 4 })).await;
+    let mut raw = noise(38, 200_000);
+    raw.resize(4 << 20, 0);
+    uploaded(upload(&site, &owner, &plain, None, &raw).await);
+    let set = |uuid: &str, kind: &str| {
+        let body = json!({ "ImageFileType": kind });
+        site.call("PUT", &format!("/image/{uuid}")).token(&owner.token).json(&body).send()
+    };
+    set(&plain, "QCOW2").await.plain(200);
+    let got = site.get(&owner.token, &format!("/image/{plain}/1")).await.plain(200);
+    assert!(got.body.starts_with(b"QFI\xfb") && got.body.len() < raw.len(), "{} bytes", got.body.len());
+    assert_eq!((got.header("content-type"), got.header("accept-ranges")), ("disk/qcow2", "bytes"));
+    let part = site.call("GET", &format!("/image/{plain}/1")).token(&owner.token).header("range", "bytes=0-3");
+    assert_eq!(part.send().await.body, b"QFI\xfb");
+    // There and back: another image of that type takes it, also in place of its empty version.
+    let other = image(&site, &owner, json!({ "ImageFileType": "qcow2" })).await;
+    assert!(download(&site, &owner, &other, "0").await.starts_with(b"QFI\xfb"));
+    assert_eq!(uploaded(upload(&site, &owner, &other, None, &got.body).await), 1);
+    assert_eq!(uploaded(upload(&site, &owner, &other, Some("false"), &got.body).await), 1);
+    // What is no qcow2 is refused, and so is half of one; neither makes a version.
+    for wrong in [&raw[..], &got.body[..got.body.len() / 2], b"QFI\xfb"] {
+        let refused = upload(&site, &owner, &other, None, wrong).await;
+        assert!((400..500).contains(&refused.status), "{}: {}", refused.status, refused.text());
+    }
+    assert_eq!(numbers(&shown(&site, &owner, &other).await), [0, 1]);
+    set(&other, "raw").await.plain(200);
+    assert!(download(&site, &owner, &other, "1").await == raw);
+    // As raw, the same bytes are just bytes.
+    assert_eq!(uploaded(upload(&site, &owner, &other, None, &got.body).await), 2);
+    assert!(download(&site, &owner, &other, "2").await == got.body);
+}
+
 /// Sends the head of an upload and some of its body, then hangs up or waits for the answer.
 fn cut_upload(site: &Site, token: &str, disk: &str, new: &str, announced: usize, sent: &[u8], wait: bool) -> String {
     let mut stream = TcpStream::connect(site.address).unwrap();
