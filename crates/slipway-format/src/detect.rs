@@ -204,19 +204,6 @@ pub(crate) fn vhd_footer(sector: &[u8]) -> bool {
     has(sector, 64, &(!sum).to_be_bytes())
 }
 
-/// The size of the disk before this footer, if it is a fixed one whose size field and geometry leave no doubt of it: the program that made it
-/// decides which of them counts, and here they agree or it is one that goes by the size.
-pub(crate) fn vhd_fixed_size(footer: &[u8]) -> Option<u64> {
-    const BY_SIZE: [&[u8; 4]; 7] = [b"win ", b"qem2", b"d2v ", b"tap\0", b"CTXS", b"wa\0\0", b"vbox"];
-    let field = footer.get(48..56).map(|b| u64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))?;
-    let sectors = u64::from(footer[56]) << 8 | u64::from(footer[57]);
-    let sectors = sectors * u64::from(footer[58]) * u64::from(footer[59]);
-    let sure = BY_SIZE.iter().any(|maker| has(footer, 28, &maker[..]))
-        || sectors * 512 == field
-        || sectors == 65_535 * 16 * 255;
-    (has(footer, 60, &[0, 0, 0, 2]) && field.is_multiple_of(512) && sure).then_some(field)
-}
-
 /// Whether a zip archive ends here: its end record reaches the end of the file, and its list of files ends where the record begins
 /// (PKWARE APPNOTE 4.3.16), counted from the beginning of the file.
 fn zip_end(tail: &[u8], len: u64) -> bool {

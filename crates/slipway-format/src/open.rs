@@ -4,8 +4,9 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::detect::{DETECT_TAIL_LEN, vhd_fixed_size};
+use crate::detect::DETECT_TAIL_LEN;
 use crate::spool::piece_read;
+use crate::vhd;
 use crate::{
     Archive, DETECT_HEAD_LEN, Detected, Disk, DiskError, Format, Inner, Limits, ReadAt, Spool, Wrap, disk_find,
     disk_open, format_detect, head_detect, tail_detect, unwrap, wrap_detect,
@@ -403,7 +404,7 @@ impl RawStream {
             }
             Some(Detected::Disk(_)) => self.held.len() - DETECT_TAIL_LEN,
         };
-        if vhd_fixed_size(&self.held[footer..]) != Some(self.len - DETECT_TAIL_LEN as u64) {
+        if vhd::fixed_size(&self.held[footer..]) != Some(self.len - DETECT_TAIL_LEN as u64) {
             let reason = "its footer describes another disk than the bytes before it, and they are gone by when the footer \
                           comes; give it as a file, or say 'vhd', or 'raw' if it is a raw image";
             return Err(DiskError::Refused { format: "VHD", reason: reason.into() }.into());

@@ -94,6 +94,11 @@ fn footer_parse(container: &Container, bytes: &[u8], what: &str) -> Result<Foote
     Ok(Footer { kind, size: size_of(bytes) })
 }
 
+/// The size of the disk before this footer, whose checksum fits, if it is a fixed one.
+pub(crate) fn fixed_size(footer: &[u8]) -> Option<u64> {
+    (be32(footer, 60) == 2).then(|| size_of(footer))
+}
+
 /// The size of the disk. Virtual PC goes by the geometry (cylinders × heads × sectors), which cannot say every size, and everyone
 /// else by the size field. This is QEMU's rule (`block/vpc.c`, since 10.0): by the program that made the image, and always the size
 /// field when the geometry is the largest there is. Older QEMUs went by the geometry for every maker that they did not know.

@@ -13,6 +13,9 @@ pub struct ServerSeen {
     pub date: Option<Timestamp>,
 }
 
+/// Bytes of an answer of two lines at most.
+const READY_MAX: usize = 4 << 10;
+
 impl Client {
     /// Looks at a server without a token.
     pub async fn server_seen(&self) -> Result<ServerSeen, ApiError> {
@@ -26,10 +29,12 @@ impl Client {
         Ok(ServerSeen { version: tag.filter(|tag| !tag.is_empty()), date })
     }
 
-    /// Asks whether the server's database and blobs answer it.
-    pub async fn server_ready(&self) -> Result<(), ApiError> {
+    /// Asks whether the server's database and blobs answer it. Gives what it has to say besides, such as that it takes no uploads.
+    pub async fn server_ready(&self) -> Result<Option<String>, ApiError> {
         let ask =
             self.ask_url(Method::GET, "asking whether the server is ready", self.base_join("readyz")?, true, false);
-        self.fetch_nothing(ask.once()).await
+        let (_, _, body) = self.fetch(ask.once(), READY_MAX).await?;
+        let text = String::from_utf8_lossy(&body);
+        Ok(text.lines().nth(1).map(str::to_owned))
     }
 }

@@ -68,7 +68,12 @@ pub(super) async fn network_examine(settings: &Settings) -> Vec<Probe> {
         }
     }
     report.push(match client.server_ready().await {
-        Ok(()) => Probe::ok("ready", "its database and blobs answer"),
+        Ok(None) => Probe::ok("ready", "its database and blobs answer"),
+        Ok(Some(but)) => Probe::warn(
+            "ready",
+            format!("its database and blobs answer, but it takes {but}"),
+            "on the server: 'slipway doctor --server'; delete what is not needed, then 'slipway prune --now'",
+        ),
         Err(why) => {
             Probe::fail("ready", self::chain(&why), "on the server: 'slipway doctor --server', and look at its log")
         }
