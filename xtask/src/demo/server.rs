@@ -23,6 +23,9 @@ impl Server {
             .arg(data)
             .arg("--admin-token-file")
             .arg(token_file)
+            // What it makes goes when it ends, however full the disk is.
+            .env("SLIPWAY_MIN_FREE_BYTES", "67108864")
+            .env("SLIPWAY_MIN_FREE_PERCENT", "0")
             .stderr(file)
             .stdin(Stdio::null())
             .spawn()

@@ -23,7 +23,7 @@ pub(crate) struct Rm {
     #[arg(long)]
     now: bool,
     /// Do not ask
-    #[arg(long, requires = "now")]
+    #[arg(long)]
     yes: bool,
 }
 
