@@ -9,6 +9,7 @@ mod code;
 mod hint;
 mod image;
 mod name;
+pub mod node;
 mod page;
 mod people;
 mod problem;
