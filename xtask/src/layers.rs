@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("slipway-disk", &["slipway-chunk", "slipway-format"]),
     ("slipway-transfer", &["slipway-chunk", "slipway-disk", "slipway-api"]),
     ("slipway-server", &["slipway-chunk", "slipway-api", "slipway-store", "slipway-format"]),
+    ("slipway-node", &["slipway-api", "slipway-format"]),
     ("slipway-agent", &["slipway-chunk", "slipway-api", "slipway-transfer", "slipway-disk"]),
     (
         "slipway-cli",
@@ -32,6 +33,7 @@ const NEVER: &[(&str, &[&str])] = &[
     ("slipway-store", &["sqlx", "axum"]),
     ("slipway-disk", &["tokio", "reqwest", "hyper", "sqlx"]),
     ("slipway-transfer", &["sqlx", "axum", "object_store", "clap", "indicatif"]),
+    ("slipway-node", &["sqlx", "axum", "object_store"]),
     ("slipway-agent", &["sqlx", "axum", "object_store"]),
     ("slipway-cli", &["sqlx", "axum", "object_store"]),
 ];

@@ -1,0 +1,22 @@
+//! Attach, mount and run system images on a node: the rules and the drivers.
+//!
+//! The rules ([`Table`], [`Draft`]) know no kernel: they say which objects there are, who wants them to stay and what follows. The
+//! drivers make and remove what the rules say, one call at a time, each under a deadline, each findable in the kernel without our notes.
+
+mod journal;
+mod kernel;
+mod node;
+mod object;
+mod plan;
+mod refusal;
+mod secret;
+mod table;
+
+pub use journal::{Journal, Restored};
+pub use kernel::{Found, Kernel, Make};
+pub use node::{Node, NodeConfig};
+pub use object::{Claim, Driver, Entry, Phase, Proof, Type, What};
+pub use plan::{Child, Draft, Drafted, NESTING_MAX};
+pub use refusal::{DriverError, Refusal, errno_name};
+pub use secret::{SHOWN, secrets_blank};
+pub use table::Table;
