@@ -45,4 +45,10 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// When the kernel's lists cannot be read.
     fn found(&self) -> Result<Vec<Found>, DriverError>;
+
+    /// Whether a thing that cannot carry a mark, since it was not made here, is still there.
+    fn is_there(&self, driver: Driver, proof: &Proof) -> bool {
+        let _ = (driver, proof);
+        false
+    }
 }

@@ -5,6 +5,7 @@
 
 mod journal;
 mod kernel;
+mod linux;
 mod node;
 mod object;
 mod plan;
@@ -14,6 +15,7 @@ mod table;
 
 pub use journal::{Journal, Restored};
 pub use kernel::{Found, Kernel, Make};
+pub use linux::Linux;
 pub use node::{Node, NodeConfig};
 pub use object::{Claim, Driver, Entry, Phase, Proof, Type, What};
 pub use plan::{Child, Draft, Drafted, NESTING_MAX};

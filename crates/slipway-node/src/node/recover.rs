@@ -23,6 +23,8 @@ impl<K: Kernel> Node<K> {
             let is_held = entry.claims.iter().any(|claim| matches!(claim, Claim::Parent(_)));
             match (&entry.phase, there) {
                 (Phase::Ready | Phase::Lost(_), Some(found)) => state.table.made(id, Some(found.proof)),
+                (Phase::Ready, None)
+                    if entry.proof.as_ref().is_some_and(|proof| self.kernel.is_there(driver, proof)) => {}
                 (Phase::Ready, None) => {
                     let text = "the kernel has it no more; delete it, or make it again".to_owned();
                     state.table.lost(id, StepError { step: "recover".into(), errno: None, text });

@@ -1,0 +1,162 @@
+//! The kernel of this machine. Every file here is one kind of thing that it has; each thing that we make carries our mark.
+
+mod beneath;
+mod bind;
+mod filesystem;
+mod holders;
+mod local;
+mod loops;
+mod mountinfo;
+mod mountpoint;
+mod overlay;
+mod syscall;
+
+use crate::kernel::{Found, Kernel, Make};
+use crate::object::{Driver, Proof, What};
+use crate::refusal::DriverError;
+use mountpoint::Mountpoint;
+use rustix::io::Errno;
+use slipway_api::node::{AttachKind, MountKind, ObjectId};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// This machine's kernel, as far as one service uses it.
+#[derive(Clone, Debug)]
+pub struct Linux {
+    run_dir: PathBuf,
+    state_dir: PathBuf,
+    /// Begins the name of whatever has no place in our directories; other services of ours on this node have another.
+    mark: String,
+}
+
+impl Linux {
+    /// Makes the run directory a private mount, so that nothing that is mounted below it is seen, or kept busy, by other namespaces.
+    ///
+    /// # Errors
+    /// When a directory cannot be made, or the mount.
+    pub fn open(run_dir: &Path, state_dir: &Path) -> Result<Self, DriverError> {
+        for dir in [run_dir, state_dir, &run_dir.join("mounts"), &run_dir.join("overlays"), &state_dir.join("uppers")] {
+            folder_make(dir)?;
+        }
+        let run_dir = fs::canonicalize(run_dir).map_err(|error| io_error("open", run_dir, &error))?;
+        let state_dir = fs::canonicalize(state_dir).map_err(|error| io_error("open", state_dir, &error))?;
+        if !mountinfo::mounts()?.iter().any(|mount| mount.path == run_dir) {
+            rustix::mount::mount_bind(&run_dir, &run_dir).map_err(|errno| system("mount", &run_dir, errno))?;
+        }
+        rustix::mount::mount_change(&run_dir, rustix::mount::MountPropagationFlags::PRIVATE)
+            .map_err(|errno| system("mount", &run_dir, errno))?;
+        // FNV-1a: a name for people and us, not a secret.
+        let hash = run_dir
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+        Ok(Self { run_dir, state_dir, mark: format!("slipway:{:08x}:", hash as u32) })
+    }
+
+    /// Undoes what [`open`](Self::open) mounted; refused by the kernel while anything is mounted below.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn close(&self) -> Result<(), DriverError> {
+        rustix::mount::unmount(&self.run_dir, rustix::mount::UnmountFlags::NOFOLLOW)
+            .map_err(|errno| system("umount", &self.run_dir, errno))
+    }
+
+    fn mark(&self, id: ObjectId) -> String {
+        format!("{}{id}", self.mark)
+    }
+
+    fn mountpoint(&self, id: ObjectId, kind: MountKind) -> Mountpoint {
+        Mountpoint::new(&self.run_dir.join("mounts"), id, kind)
+    }
+}
+
+impl Kernel for Linux {
+    fn make(&self, make: &Make) -> Result<Proof, DriverError> {
+        match &make.what {
+            What::Attach(attach) => match (&attach.kind, &attach.local, &attach.loopback) {
+                (Some(AttachKind::Local), Some(block), _) => local::make(block),
+                (Some(AttachKind::Loopback), _, Some(block)) => {
+                    loops::make(&self.mark(make.id), block, make.on.first())
+                }
+                _ => Err(no_driver()),
+            },
+            What::Mount(mount) => {
+                let kind = mount.kind.ok_or_else(no_driver)?;
+                let at = self.mountpoint(make.id, kind);
+                let made = match (kind, &mount.attach, &mount.bind, &mount.overlay) {
+                    (MountKind::Attach, Some(block), _, _) => filesystem::make(&at, block, make.on.first()),
+                    (MountKind::Bind, _, Some(block), _) => bind::make(&at, block, make.on.first()),
+                    (MountKind::Overlay, _, _, Some(block)) => {
+                        overlay::make(&at, &self.overlay_dirs(make.id, &block.persist), block, &make.on)
+                    }
+                    _ => Err(no_driver()),
+                };
+                made.inspect_err(|_| at.remove())
+            }
+            What::Container(_) => Err(no_driver()),
+        }
+    }
+
+    fn undo(&self, id: ObjectId, driver: Driver, _: Option<&Proof>) -> Result<(), DriverError> {
+        match driver {
+            Driver::Attach(AttachKind::Local) => Ok(()),
+            Driver::Attach(AttachKind::Loopback) => loops::undo(&self.mark(id)),
+            Driver::Mount(kind @ (MountKind::Attach | MountKind::Bind)) => self.mountpoint(id, kind).unmount(),
+            Driver::Mount(MountKind::Overlay) => {
+                self.mountpoint(id, MountKind::Overlay).unmount()?;
+                overlay::dirs_remove(&self.overlay_dirs(id, ""))
+            }
+            Driver::Attach(AttachKind::Iscsi | AttachKind::Rbd | AttachKind::Nbd | AttachKind::Slipway)
+            | Driver::Mount(MountKind::Nfs | MountKind::Uri) => Err(no_driver()),
+        }
+    }
+
+    fn found(&self) -> Result<Vec<Found>, DriverError> {
+        let mut found = loops::found(&self.mark)?;
+        found.extend(mountpoint::found(&self.run_dir.join("mounts"))?);
+        Ok(found)
+    }
+
+    fn is_there(&self, driver: Driver, proof: &Proof) -> bool {
+        driver == Driver::Attach(AttachKind::Local) && local::is_there(proof)
+    }
+}
+
+impl Linux {
+    fn overlay_dirs(&self, id: ObjectId, persist: &str) -> overlay::Dirs {
+        let own = self.run_dir.join("overlays").join(id.to_string());
+        let kept = (!persist.is_empty()).then(|| self.state_dir.join("uppers").join(persist));
+        overlay::Dirs { own, kept }
+    }
+}
+
+fn no_driver() -> DriverError {
+    let mut error = DriverError::request("driver", "no driver found for this object type");
+    error.status = 501;
+    error
+}
+
+/// A directory that only root looks into.
+fn folder_make(dir: &Path) -> Result<(), DriverError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| io_error("mkdir", dir, &error))
+}
+
+fn system(step: &str, path: &Path, errno: Errno) -> DriverError {
+    DriverError::system(step, errno, path.display().to_string())
+}
+
+fn io_error(step: &str, path: &Path, error: &std::io::Error) -> DriverError {
+    match Errno::from_io_error(error) {
+        Some(errno) => system(step, path, errno),
+        None => DriverError::other(step, format!("{}: {error}", path.display())),
+    }
+}
+
+/// The tree that a path begins at: the node's own, or a mount of ours.
+fn base_of(on: Option<&Proof>) -> &Path {
+    on.map_or(Path::new("/"), |proof| Path::new(&proof.mountpoint))
+}

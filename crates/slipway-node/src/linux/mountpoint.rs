@@ -1,0 +1,95 @@
+//! Where mounts of ours are: `mounts/KIND-NUMBER` in the run directory, so that the name alone says what to do with it.
+
+use super::holders::mount_holders;
+use super::{folder_make, io_error, mountinfo, system};
+use crate::kernel::Found;
+use crate::object::{Driver, Proof};
+use crate::refusal::DriverError;
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
+use slipway_api::node::{MountKind, ObjectId};
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+/// A place for one mount.
+#[derive(Clone, Debug)]
+pub(super) struct Mountpoint(PathBuf);
+
+impl Mountpoint {
+    pub(super) fn new(mounts: &Path, id: ObjectId, kind: MountKind) -> Self {
+        Self(mounts.join(format!("{}-{id}", kind.as_str())))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the directory, or the file, that is mounted on.
+    pub(super) fn prepare(&self, is_dir: bool) -> Result<(), DriverError> {
+        if is_dir {
+            return folder_make(&self.0);
+        }
+        fs::File::create(&self.0).map(drop).map_err(|error| io_error("create", &self.0, &error))
+    }
+
+    /// Attaches a mount that is nowhere yet.
+    pub(super) fn put(&self, tree: impl AsFd) -> Result<Proof, DriverError> {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(tree, "", rustix::fs::CWD, &self.0, flags).map_err(|errno| system("move_mount", &self.0, errno))?;
+        Ok(self.proof())
+    }
+
+    pub(super) fn proof(&self) -> Proof {
+        Proof { mountpoint: self.0.display().to_string(), ..Proof::default() }
+    }
+
+    fn is_mounted(&self) -> Result<bool, DriverError> {
+        Ok(mountinfo::mounts()?.iter().any(|mount| mount.path == self.0))
+    }
+
+    /// Takes it away, or says who keeps it. That it is not mounted, or not there, is success.
+    pub(super) fn unmount(&self) -> Result<(), DriverError> {
+        while self.is_mounted()? {
+            match unmount(&self.0, UnmountFlags::NOFOLLOW) {
+                Ok(()) => {}
+                Err(errno @ Errno::BUSY) => {
+                    return Err(system("umount", &self.0, errno).held_by(mount_holders(&self.0)));
+                }
+                Err(errno) => return Err(system("umount", &self.0, errno)),
+            }
+        }
+        let gone = match fs::symlink_metadata(&self.0) {
+            Ok(facts) if facts.is_dir() => fs::remove_dir(&self.0),
+            Ok(_) => fs::remove_file(&self.0),
+            Err(error) => Err(error),
+        };
+        match gone {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("rmdir", &self.0, &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// After a mount that did not come about. What does not go now is found and removed at the next start.
+    pub(super) fn remove(&self) {
+        if let Err(error) = self.unmount() {
+            tracing::warn!(%error, "clearing away a mount that did not come about");
+        }
+    }
+}
+
+/// Every place of ours, whether something is mounted there or not.
+pub(super) fn found(mounts: &Path) -> Result<Vec<Found>, DriverError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(mounts).map_err(|error| io_error("readdir", mounts, &error))? {
+        let path = entry.map_err(|error| io_error("readdir", mounts, &error))?.path();
+        let named = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.rsplit_once('-'));
+        let Some((kind, id)) = named else { continue };
+        let kind = MountKind::ALL.iter().find(|known| known.as_str() == kind);
+        if let (Some(kind), Ok(id)) = (kind, id.parse()) {
+            let proof = Mountpoint(path.clone()).proof();
+            found.push(Found { id, driver: Driver::Mount(*kind), proof });
+        }
+    }
+    Ok(found)
+}

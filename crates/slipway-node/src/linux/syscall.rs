@@ -1,0 +1,172 @@
+//! The system calls and device requests that rustix has no safe function for.
+#![allow(unsafe_code)]
+
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
+use rustix::io::Errno;
+use rustix::ioctl::{Getter, IoctlOutput, NoArg, Opcode, Setter, ioctl};
+use std::ffi::c_void;
+
+/// `LOOP_CLR_FD` of linux/loop.h.
+const LOOP_CLR_FD: Opcode = 0x4C01;
+/// `LOOP_SET_STATUS64`.
+const LOOP_SET_STATUS64: Opcode = 0x4C04;
+/// `LOOP_GET_STATUS64`.
+const LOOP_GET_STATUS64: Opcode = 0x4C05;
+/// `LOOP_CONFIGURE`.
+const LOOP_CONFIGURE: Opcode = 0x4C0A;
+/// `LOOP_CTL_GET_FREE`.
+const LOOP_CTL_GET_FREE: Opcode = 0x4C82;
+/// `BLKROGET` of linux/fs.h.
+const BLKROGET: Opcode = 0x125E;
+
+/// The device admits no writes.
+pub(super) const LO_FLAGS_READ_ONLY: u32 = 1;
+/// The kernel clears the device when its last user closes it.
+pub(super) const LO_FLAGS_AUTOCLEAR: u32 = 4;
+/// The kernel shows the partitions.
+pub(super) const LO_FLAGS_PARTSCAN: u32 = 8;
+/// The file is read past the page cache.
+pub(super) const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// `struct loop_info64`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct LoopInfo {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) rdevice: u64,
+    pub(super) offset: u64,
+    pub(super) sizelimit: u64,
+    pub(super) number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    pub(super) flags: u32,
+    pub(super) file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+impl LoopInfo {
+    pub(super) fn new() -> Self {
+        Self {
+            device: 0,
+            inode: 0,
+            rdevice: 0,
+            offset: 0,
+            sizelimit: 0,
+            number: 0,
+            encrypt_type: 0,
+            encrypt_key_size: 0,
+            flags: 0,
+            file_name: [0; 64],
+            crypt_name: [0; 64],
+            encrypt_key: [0; 32],
+            init: [0; 2],
+        }
+    }
+}
+
+/// `struct loop_config`.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+/// A request whose answer is its return value.
+struct Returned<const CODE: Opcode>;
+
+// SAFETY: the requests that this is used for take no argument and return a number.
+unsafe impl<const CODE: Opcode> rustix::ioctl::Ioctl for Returned<CODE> {
+    type Output = i32;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        CODE
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> rustix::io::Result<i32> {
+        Ok(out)
+    }
+}
+
+/// The number of a loop device that is free now; it may be taken in the next moment.
+pub(super) fn loop_free(control: impl AsFd) -> Result<i32, Errno> {
+    // SAFETY: LOOP_CTL_GET_FREE touches no memory of this process.
+    unsafe { ioctl(control, Returned::<LOOP_CTL_GET_FREE>) }
+}
+
+/// Makes the loop device one of `file`, in one step.
+pub(super) fn loop_configure(
+    device: impl AsFd,
+    file: BorrowedFd<'_>,
+    block_size: u32,
+    info: &LoopInfo,
+) -> Result<(), Errno> {
+    let fd = u32::try_from(file.as_raw_fd()).map_err(|_| Errno::BADF)?;
+    let config = LoopConfig { fd, block_size, info: *info, reserved: [0; 8] };
+    // SAFETY: LOOP_CONFIGURE reads one `struct loop_config`, which `LoopConfig` is.
+    unsafe { ioctl(device, Setter::<LOOP_CONFIGURE, LoopConfig>::new(config)) }
+}
+
+/// What a loop device is; `ENXIO` when it is free.
+pub(super) fn loop_status(device: impl AsFd) -> Result<LoopInfo, Errno> {
+    // SAFETY: LOOP_GET_STATUS64 writes one `struct loop_info64`, for which every value is valid.
+    unsafe { ioctl(device, Getter::<LOOP_GET_STATUS64, LoopInfo>::new()) }
+}
+
+/// Changes what a loop device is.
+pub(super) fn loop_status_set(device: impl AsFd, info: &LoopInfo) -> Result<(), Errno> {
+    // SAFETY: LOOP_SET_STATUS64 reads one `struct loop_info64`.
+    unsafe { ioctl(device, Setter::<LOOP_SET_STATUS64, LoopInfo>::new(*info)) }
+}
+
+/// Frees a loop device, or marks it to be freed with its last user.
+pub(super) fn loop_clear(device: impl AsFd) -> Result<(), Errno> {
+    // SAFETY: LOOP_CLR_FD takes no argument.
+    unsafe { ioctl(device, NoArg::<LOOP_CLR_FD>::new()) }
+}
+
+/// Whether a block device admits no writes.
+pub(super) fn is_read_only(device: impl AsFd) -> Result<bool, Errno> {
+    // SAFETY: BLKROGET writes one int.
+    unsafe { ioctl(device, Getter::<BLKROGET, i32>::new()) }.map(|flag| flag != 0)
+}
+
+/// `struct mount_attr` of linux/mount.h.
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+const MOUNT_ATTR_RDONLY: u64 = 1;
+const AT_EMPTY_PATH: libc::c_long = 0x1000;
+const AT_RECURSIVE: libc::c_long = 0x8000;
+
+/// Makes a mount that is not attached yet read-only, with those below it if asked.
+pub(super) fn mount_read_only(tree: impl AsFd, recursive: bool) -> Result<(), Errno> {
+    let attr = MountAttr { attr_set: MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty string that ends with NUL, and the attributes live until the call returns; their size is given.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::c_long::from(tree.as_fd().as_raw_fd()),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)) }
+}
