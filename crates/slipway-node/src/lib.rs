@@ -10,8 +10,10 @@ mod node;
 mod object;
 mod plan;
 mod refusal;
+pub mod schema;
 mod secret;
 mod table;
+mod view;
 
 pub use journal::{Journal, Restored};
 pub use kernel::{Found, Kernel, Make};
@@ -22,3 +24,4 @@ pub use plan::{Child, Draft, Drafted, NESTING_MAX};
 pub use refusal::{DriverError, Refusal, errno_name};
 pub use secret::{SHOWN, secrets_blank};
 pub use table::Table;
+pub use view::{attach_view, container_view, mount_view};
