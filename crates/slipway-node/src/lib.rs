@@ -3,6 +3,7 @@
 //! The rules ([`Table`], [`Draft`]) know no kernel: they say which objects there are, who wants them to stay and what follows. The
 //! drivers make and remove what the rules say, one call at a time, each under a deadline, each findable in the kernel without our notes.
 
+mod container;
 mod journal;
 mod kernel;
 mod linux;
@@ -15,6 +16,9 @@ mod secret;
 mod table;
 mod view;
 
+pub use container::{
+    CgroupLayout, CgroupPlace, ContainerFiles, Running, Runtime, RuntimeConfig, Spec, Status, shim_run, spec_of,
+};
 pub use journal::{Journal, Restored};
 pub use kernel::{Found, Kernel, Make};
 pub use linux::Linux;

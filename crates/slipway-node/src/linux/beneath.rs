@@ -11,7 +11,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// 400 when there is nothing of that name, else what the system said.
-pub(super) fn open(root: &Path, path: &str, flags: OFlags) -> Result<OwnedFd, DriverError> {
+pub(crate) fn open(root: &Path, path: &str, flags: OFlags) -> Result<OwnedFd, DriverError> {
     let top = openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| system("open", root, errno))?;
     let inside = path.trim_start_matches('/');

@@ -11,6 +11,9 @@ mod mountpoint;
 mod overlay;
 mod syscall;
 
+pub(crate) use beneath::open as beneath_open;
+pub(crate) use syscall::mount_read_only;
+
 use crate::kernel::{Found, Kernel, Make};
 use crate::object::{Driver, Proof, What};
 use crate::refusal::DriverError;
@@ -131,6 +134,11 @@ impl Linux {
         let kept = (!persist.is_empty()).then(|| self.state_dir.join("uppers").join(persist));
         overlay::Dirs { own, kept }
     }
+}
+
+/// Where something is mounted at or below a path, in the order of mounting.
+pub(crate) fn mounted_below(top: &Path) -> Result<Vec<PathBuf>, DriverError> {
+    Ok(mountinfo::mounts()?.into_iter().map(|mount| mount.path).filter(|path| path.starts_with(top)).collect())
 }
 
 fn no_driver() -> DriverError {

@@ -154,7 +154,7 @@ const AT_EMPTY_PATH: libc::c_long = 0x1000;
 const AT_RECURSIVE: libc::c_long = 0x8000;
 
 /// Makes a mount that is not attached yet read-only, with those below it if asked.
-pub(super) fn mount_read_only(tree: impl AsFd, recursive: bool) -> Result<(), Errno> {
+pub(crate) fn mount_read_only(tree: impl AsFd, recursive: bool) -> Result<(), Errno> {
     let attr = MountAttr { attr_set: MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty string that ends with NUL, and the attributes live until the call returns; their size is given.

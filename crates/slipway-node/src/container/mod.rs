@@ -1,0 +1,17 @@
+//! Containers: a shim for each, which makes the namespaces, runs the init, keeps its output and how it ended, and outlives the service.
+
+mod cgroup;
+mod confine;
+mod files;
+mod log;
+mod root;
+mod runtime;
+mod shim;
+mod spawn;
+mod spec;
+
+pub use cgroup::{CgroupLayout, CgroupPlace};
+pub use files::{ContainerFiles, Status};
+pub use runtime::{Running, Runtime, RuntimeConfig};
+pub use shim::shim_run;
+pub use spec::{Spec, spec_of};

@@ -1,0 +1,207 @@
+//! The service's side of a container: begins its shim, watches it, stops and removes it, and finds it again after a restart.
+
+use super::cgroup::{CgroupLayout, CgroupPlace};
+use super::files::{ContainerFiles, Status, process_start, write};
+use super::shim::report_read;
+use super::spawn::halt_signal;
+use super::spec::spec_of;
+use crate::refusal::{DriverError, Refusal};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use slipway_api::node::{Container, Exit};
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How containers are run.
+#[derive(Clone, Debug)]
+pub struct RuntimeConfig {
+    /// Holds `containers/`.
+    pub run_dir: PathBuf,
+    /// The program of the shim and its arguments; the container's directory is added, and its report goes to standard output.
+    pub shim: Vec<String>,
+    /// Tells services of one machine apart in the control groups.
+    pub node: String,
+    /// Bytes of a log file before the next one is begun.
+    pub log_max: u64,
+}
+
+/// Runs containers.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    config: RuntimeConfig,
+    layout: CgroupLayout,
+}
+
+/// How a container stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Running {
+    /// Its shim and its init are there.
+    Yes(Status),
+    /// It has ended.
+    Ended(Exit),
+    /// It was begun, and neither runs nor has said how it ended: its shim was killed, or the node restarted.
+    Lost,
+    /// It was never begun.
+    No,
+}
+
+impl Runtime {
+    /// With the control groups that this machine has.
+    pub fn new(config: RuntimeConfig) -> Self {
+        Self { config, layout: CgroupLayout::detect() }
+    }
+
+    /// The directory of a container.
+    pub fn files(&self, id: u64) -> ContainerFiles {
+        ContainerFiles::new(&self.config.run_dir, id)
+    }
+
+    fn place(&self, id: u64) -> CgroupPlace {
+        self.layout.place(&self.config.node, id)
+    }
+
+    /// Starts a container's init in a tree; when this returns, it was executed, or it is said at which step it was not.
+    ///
+    /// # Errors
+    /// 400 for what the request has wrong, 500 with the step that failed; nothing is left running.
+    pub fn start(&self, id: u64, container: &Container, root: &Path, privileged: bool) -> Result<Status, Refusal> {
+        let place = self.place(id);
+        let spec = spec_of(id, container, root.to_owned(), place.clone(), privileged, self.config.log_max)?;
+        let files = self.files(id);
+        let begun = (|| {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(files.dir())?;
+            files.begin()?;
+            write(&files.spec(), &spec)
+        })();
+        begun.map_err(|error| DriverError::other("container", format!("{}: {error}", files.dir().display())))?;
+        place.make(&container.resources.clone().unwrap_or_default())?;
+        let started = self.shim_spawn(&files);
+        if started.is_err() {
+            // What was begun of it goes with its groups.
+            if let Err(error) = place.kill().and_then(|()| place.remove()) {
+                tracing::warn!(id, %error, "clearing away a container that did not start");
+            }
+        }
+        started.map_err(Refusal::from)
+    }
+
+    fn shim_spawn(&self, files: &ContainerFiles) -> Result<Status, DriverError> {
+        let failed = |error: std::io::Error| DriverError::other("shim", error.to_string());
+        let (report, to_report) = std::io::pipe().map_err(failed)?;
+        let mut words = self.config.shim.iter();
+        let program = words.next().map_or("", String::as_str);
+        let mut command = Command::new(program);
+        command.args(words).arg(files.dir()).stdin(Stdio::null()).stdout(to_report).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(failed)?;
+        // The command keeps the writing end until it goes.
+        drop(command);
+        let said = report_read(report);
+        // A shim that outlives the service is reaped by whoever takes its children; until then by this.
+        std::thread::spawn(move || child.wait());
+        said?;
+        files.status().ok_or_else(|| DriverError::other("shim", "the shim wrote no status"))
+    }
+
+    /// How a container stands now.
+    pub fn running(&self, id: u64) -> Running {
+        let files = self.files(id);
+        if let Some(exit) = files.exit() {
+            return Running::Ended(exit);
+        }
+        match files.status() {
+            Some(status) if process_start(status.shim) == Some(status.shim_start) => Running::Yes(status),
+            // It may have written its last word in between.
+            Some(_) => files.exit().map_or(Running::Lost, Running::Ended),
+            None => Running::No,
+        }
+    }
+
+    /// Waits until a container has ended, for at most `wait`; `None` if it runs on.
+    pub fn wait(&self, id: u64, wait: Duration) -> Option<Running> {
+        let until = Instant::now() + wait;
+        loop {
+            let Running::Yes(status) = self.running(id) else { return Some(self.running(id)) };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            match process_open(status.shim, status.shim_start) {
+                Some(shim) => {
+                    let wait = rustix::event::Timespec {
+                        tv_sec: left.as_secs() as i64,
+                        tv_nsec: i64::from(left.subsec_nanos()),
+                    };
+                    let _ = poll(&mut [PollFd::new(&shim, PollFlags::IN)], Some(&wait));
+                }
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    /// Asks the init to end, waits for `grace`, and kills what is left. Returns when no process of the container is left.
+    ///
+    /// # Errors
+    /// When processes do not vanish although they were killed.
+    pub fn stop(&self, id: u64, systemd: bool, grace: Duration) -> Result<(), DriverError> {
+        let place = self.place(id);
+        if let Running::Yes(status) = self.running(id) {
+            // What is held still hears no signal.
+            place.freeze(false)?;
+            let signal = if systemd { halt_signal() } else { Signal::TERM };
+            if let Some(init) = process_open(status.pid, status.pid_start) {
+                match pidfd_send_signal(&init, signal) {
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(errno) => return Err(DriverError::system("signal", errno, format!("container {id}"))),
+                }
+            }
+            self.wait(id, grace);
+        }
+        place.kill()?;
+        // The shim writes down how it ended.
+        self.wait(id, Duration::from_secs(5));
+        Ok(())
+    }
+
+    /// Holds a container still, or lets it go on.
+    ///
+    /// # Errors
+    /// When this machine has no freezer.
+    pub fn pause(&self, id: u64, still: bool) -> Result<(), DriverError> {
+        self.place(id).freeze(still)
+    }
+
+    /// Forgets a container that has ended: its groups, and its directory with its log.
+    ///
+    /// # Errors
+    /// Busy when one of its processes is left.
+    pub fn remove(&self, id: u64) -> Result<(), DriverError> {
+        self.place(id).remove()?;
+        let files = self.files(id);
+        match fs::remove_dir_all(files.dir()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(DriverError::other("container", format!("{}: {error}", files.dir().display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The log of a container, from its beginning or from that of the last file.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn log(&self, id: u64) -> std::io::Result<File> {
+        File::open(self.files(id).log())
+    }
+}
+
+/// A process, if it is still the one that was started then.
+fn process_open(pid: u32, start: u64) -> Option<OwnedFd> {
+    let fd = pidfd_open(Pid::from_raw(pid.cast_signed())?, PidfdFlags::empty()).ok()?;
+    // Looked at with the descriptor held, so that the number cannot go to another in between.
+    (process_start(pid) == Some(start)).then_some(fd)
+}
