@@ -23,6 +23,8 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("mkfs.xfs", "xfsprogs"),
     tool("mkfs.btrfs", "btrfs-progs"),
     tool("mkfs.vfat", "dosfstools"),
+    tool("mksquashfs", "squashfs-tools"),
+    tool("mkfs.erofs", "erofs-utils"),
     tool("sgdisk", "gdisk"),
     tool("losetup", "mount"),
     tool("xz", "xz-utils"),
