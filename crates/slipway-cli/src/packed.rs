@@ -47,6 +47,10 @@ impl ReadAt for FileBytes {
         self.done.fetch_max(offset + buf.len() as u64, Ordering::Relaxed);
         Ok(())
     }
+
+    fn data_next(&self, offset: u64) -> Option<u64> {
+        self.file.data_next(offset)
+    }
 }
 
 /// A reading that ends only if the file it came from did not change.

@@ -118,6 +118,15 @@ impl SparseFile {
         self.file.read_exact_at(buf, at)
     }
 
+    /// The first byte from `at` on that may be other than zero; none when only zeros follow.
+    pub fn data_next(&self, at: u64) -> Option<u64> {
+        match seek(&self.file, SeekFrom::Data(at)) {
+            Ok(data) => Some(data.max(at)),
+            Err(Errno::NXIO) => None,
+            Err(_) => Some(at),
+        }
+    }
+
     /// Fails when the file is not the one that was opened any more: other size, written to, or touched.
     ///
     /// # Errors

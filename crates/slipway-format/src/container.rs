@@ -17,6 +17,11 @@ impl Container {
         self.bytes.len()
     }
 
+    /// See [`ReadAt::data_next`].
+    pub(crate) fn data_next(&self, offset: u64) -> Option<u64> {
+        self.bytes.data_next(offset)
+    }
+
     pub(crate) fn into_bytes(self) -> Box<dyn ReadAt> {
         self.bytes
     }

@@ -1,5 +1,7 @@
 //! A virtual disk inside a container file, whatever the container.
 
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 use slipway_chunk::{Fill, SparseRead};
 use std::fs::File;
 use std::io;
@@ -15,6 +17,11 @@ pub trait ReadAt: Send {
     /// # Errors
     /// [`io::ErrorKind::UnexpectedEof`] past the end.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// The first byte from `offset` on that may be other than zero; none when only zeros follow. Who does not know says `offset`.
+    fn data_next(&self, offset: u64) -> Option<u64> {
+        Some(offset)
+    }
 
     /// Whether there is nothing in it.
     fn is_empty(&self) -> bool {
@@ -63,6 +70,15 @@ impl ReadAt for FileAt {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.file.read_exact_at(buf, offset)
+    }
+
+    fn data_next(&self, offset: u64) -> Option<u64> {
+        // The descriptor's own position, which this moves, is used by nothing.
+        match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(at) => Some(at.max(offset)),
+            Err(Errno::NXIO) => None,
+            Err(_) => Some(offset),
+        }
     }
 }
 

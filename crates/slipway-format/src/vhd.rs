@@ -113,8 +113,12 @@ fn size_of(footer: &[u8]) -> u64 {
 struct Flat;
 
 impl Map for Flat {
-    fn place_at(&mut self, _: &Container, offset: u64) -> Result<(Place, u64), DiskError> {
-        Ok((Place::At(offset), u64::MAX - offset))
+    fn place_at(&mut self, container: &Container, offset: u64) -> Result<(Place, u64), DiskError> {
+        Ok(match container.data_next(offset) {
+            Some(next) if next > offset => (Place::Zeros, next - offset),
+            Some(_) => (Place::At(offset), u64::MAX - offset),
+            None => (Place::Zeros, u64::MAX - offset),
+        })
     }
 }
 
