@@ -35,7 +35,16 @@ fn quick() -> ReaderOptions {
 }
 
 fn folder_cache(memory: u64, path: &Path) -> FrameCache {
-    FrameCache::with_folder(memory, &FolderOptions { path: path.to_owned(), bytes: 64 * MIB }).unwrap()
+    // What the cache before was asked last may still be on its way, and holds the folder until then.
+    for _ in 0..500 {
+        match FrameCache::with_folder(memory, &FolderOptions { path: path.to_owned(), bytes: 64 * MIB }) {
+            Err(TransferError::Io { source, .. }) if source.kind() == std::io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            cache => return cache.unwrap(),
+        }
+    }
+    panic!("the folder of an earlier cache stays held");
 }
 
 /// A thread of its own, as a FUSE or NBD thread would be.

@@ -102,7 +102,9 @@ impl Follower {
         match self.client.image_get(reference, false).await {
             Ok(image) => {
                 let versions = image.versions.clone().unwrap_or_default();
-                self.forget(self.catalogue.versions_set(&image, &versions)).await;
+                // A look for a name holds its folder in the kernel until it is answered, and to forget a name needs the same hold: so who
+                // is asked in the middle of a look must not wait for it.
+                drop(self.forget_begin(self.catalogue.versions_set(&image, &versions)));
                 Ok(())
             }
             // Gone, or under another name: the list says which.
@@ -127,8 +129,16 @@ impl Follower {
         }
     }
 
-    /// Makes the kernel forget. It may wait for reads that are under way, so not on a thread of the runtime, nor on one of the kernel's.
+    /// Makes the kernel forget, and waits for it for a moment: the next look does not wait for a kernel that waits for a read.
     async fn forget(&self, stale: Vec<Stale>) {
+        if let Some(telling) = self.forget_begin(stale) {
+            let _ = tokio::time::timeout(Duration::from_secs(5), telling).await;
+        }
+    }
+
+    /// Ends the readers of what is stale and begins to make the kernel forget it. That may wait for reads that are under way, so not on a
+    /// thread of the runtime, nor on one of the kernel's.
+    fn forget_begin(&self, stale: Vec<Stale>) -> Option<tokio::task::JoinHandle<()>> {
         for one in &stale {
             if let Stale::Inode(ino) = one
                 && let Some(file) = self.catalogue.file(*ino)
@@ -136,8 +146,8 @@ impl Follower {
                 self.readers.end(&file.content);
             }
         }
-        let Some(kernel) = self.kernel.get().cloned().filter(|_| !stale.is_empty()) else { return };
-        let telling = tokio::task::spawn_blocking(move || {
+        let kernel = self.kernel.get().cloned().filter(|_| !stale.is_empty())?;
+        Some(tokio::task::spawn_blocking(move || {
             for one in stale {
                 let told = match &one {
                     Stale::Name { folder, name } => kernel.inval_entry(INodeNo(*folder), name.as_ref()),
@@ -147,9 +157,7 @@ impl Follower {
                     tracing::debug!(?one, %why, "making the kernel forget");
                 }
             }
-        });
-        // The next look does not wait for a kernel that waits for a read.
-        let _ = tokio::time::timeout(Duration::from_secs(5), telling).await;
+        }))
     }
 
     fn told_set(&self, told: bool) {
