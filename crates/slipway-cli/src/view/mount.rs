@@ -28,9 +28,9 @@ pub(crate) fn mountpoint_check(path: &Path) -> Result<PathBuf, Failure> {
             .next("load the kernel's module: 'modprobe fuse'"));
     }
     let mut path_full = std::path::absolute(path).map_err(|why| Failure::io("looking at", path, &why))?;
-    if let Err(why) = std::fs::metadata(&path_full) {
+    if let Err(why) = std::fs::metadata(&path_full).and_then(|_| answer_check(&path_full)) {
         // A program that ended without unmounting leaves a mount that nothing answers.
-        if why.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) {
+        if is_dead(&why) {
             if mount_source(&path_full).as_deref() != Some(SOURCE) {
                 return Err(Failure::new(exit::CONFLICT, format!("{shown} is a dead mount of another program"))
                     .next(format!("'umount -l {shown}' takes it away")));
@@ -64,6 +64,18 @@ pub(crate) fn mountpoint_check(path: &Path) -> Result<PathBuf, Failure> {
         .next("name an empty folder"));
     }
     Ok(path_full)
+}
+
+fn is_dead(why: &std::io::Error) -> bool {
+    why.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error())
+}
+
+/// Fails if a view is mounted there and nobody answers for it. The kernel keeps the facts of a folder for a while, so they alone prove nothing.
+fn answer_check(path: &Path) -> std::io::Result<()> {
+    match mount_source(path).as_deref() {
+        Some(SOURCE) => std::fs::read_dir(path).map(drop).or_else(|why| if is_dead(&why) { Err(why) } else { Ok(()) }),
+        _ => Ok(()),
+    }
 }
 
 /// What is mounted exactly there, if anything: the last line wins.
