@@ -1,9 +1,12 @@
 //! Answers: JSON with its tag, nothing, bytes, and problems.
 
+use std::io;
+
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use slipway_api::{Code, Problem};
 
@@ -25,6 +28,15 @@ pub(crate) fn header_set(response: &mut Response<Body>, name: HeaderName, value:
     if let Ok(value) = HeaderValue::from_str(value.as_ref()) {
         response.headers_mut().insert(name, value);
     }
+}
+
+/// Server-sent events, which no cache keeps and no proxy holds back.
+pub(crate) fn events(events: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
+    let mut answer = response(StatusCode::OK, Body::from_stream(events.map(Ok::<_, io::Error>)));
+    header_set(&mut answer, CONTENT_TYPE, "text/event-stream");
+    header_set(&mut answer, CACHE_CONTROL, "no-store");
+    header_set(&mut answer, HeaderName::from_static("x-accel-buffering"), "no");
+    answer
 }
 
 /// A JSON document.

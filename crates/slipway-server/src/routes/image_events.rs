@@ -1,12 +1,8 @@
 //! Changes among the images that the caller may read, as server-sent events.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use bytes::Bytes;
 use futures_util::stream;
 use slipway_api::{Code, Problem};
@@ -14,7 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::core::Caller;
-use crate::http::answer::{self, Answered, header_set};
+use crate::http::answer::{self, Answered};
 use crate::http::ask::Ask;
 use crate::http::site::Site;
 use crate::rules::image_feed::{changes_number, images_mark};
@@ -39,15 +35,10 @@ pub(crate) async fn image_events(ask: Ask) -> Answered {
     })?;
     let follow =
         Follow { _seat: seat, site: ask.site.clone(), who: ask.who.clone(), last, seen: None, told: Instant::now() };
-    let body = Body::from_stream(stream::unfold(follow, |mut follow| async move {
+    Ok(answer::events(stream::unfold(follow, |mut follow| async move {
         let event = follow.next().await?;
-        Some((Ok::<_, io::Error>(event), follow))
-    }));
-    let mut answer = answer::response(StatusCode::OK, body);
-    header_set(&mut answer, CONTENT_TYPE, "text/event-stream");
-    header_set(&mut answer, CACHE_CONTROL, "no-store");
-    header_set(&mut answer, HeaderName::from_static("x-accel-buffering"), "no");
-    Ok(answer)
+        Some((event, follow))
+    })))
 }
 
 struct Follow {

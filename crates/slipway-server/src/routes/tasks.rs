@@ -1,12 +1,9 @@
 //! Tasks, and their states as server-sent events.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use bytes::Bytes;
 use futures_util::stream;
 use slipway_api::{Code, PageQuery, Problem, Task};
@@ -16,7 +13,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::core::{Caller, Nudge};
-use crate::http::answer::{self, Answered, header_set};
+use crate::http::answer::{self, Answered};
 use crate::http::ask::Ask;
 use crate::http::json::json_write;
 use crate::http::site::Site;
@@ -71,15 +68,10 @@ pub(crate) async fn task_events(ask: Ask) -> Answered {
         over: false,
         pause: false,
     };
-    let body = Body::from_stream(stream::unfold(follow, |mut follow| async move {
+    Ok(answer::events(stream::unfold(follow, |mut follow| async move {
         let event = follow.next().await?;
-        Some((Ok::<_, io::Error>(event), follow))
-    }));
-    let mut answer = answer::response(StatusCode::OK, body);
-    header_set(&mut answer, CONTENT_TYPE, "text/event-stream");
-    header_set(&mut answer, CACHE_CONTROL, "no-store");
-    header_set(&mut answer, HeaderName::from_static("x-accel-buffering"), "no");
-    Ok(answer)
+        Some((event, follow))
+    })))
 }
 
 /// Stands for a state in `Last-Event-ID`.
