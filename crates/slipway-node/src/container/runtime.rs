@@ -79,8 +79,8 @@ impl Runtime {
             write(&files.spec(), &spec)
         })();
         begun.map_err(|error| DriverError::other("container", format!("{}: {error}", files.dir().display())))?;
-        place.make(&container.resources.clone().unwrap_or_default())?;
-        let started = self.shim_spawn(&files);
+        let limits = container.resources.clone().unwrap_or_default();
+        let started = place.make(&limits).and_then(|()| self.shim_spawn(&files));
         if started.is_err() {
             // What was begun of it goes with its groups.
             if let Err(error) = place.kill().and_then(|()| place.remove()) {
