@@ -19,8 +19,8 @@ fn main() -> ExitCode {
     {
         return slipway_node::shim_run(Path::new(dir));
     }
-    let wanted =
-        |name: &str| args[1..].iter().filter(|arg| !arg.starts_with('-')).all(|filter| name.contains(filter.as_str()));
+    let filters: Vec<&String> = args[1..].iter().filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
     let runs_ignored = args.iter().any(|arg| arg == "--ignored" || arg == "--include-ignored");
     let mut failed = 0;
     let (mut passed, mut ignored) = (0, 0);
