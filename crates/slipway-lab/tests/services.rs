@@ -79,11 +79,11 @@ fn root_a_disk_that_fails_by_dm_flakey() {
 export DM_DISABLE_UDEV=1
 truncate -s 16M /run/disk; losetup /dev/loop0 /run/disk
 echo "0 32768 flakey /dev/loop0 0 60 0" | dmsetup create flaky
-mke2fs -q -t ext4 /dev/mapper/flaky; mkdir -p /mnt/f; mount -t ext4 /dev/mapper/flaky /mnt/f; echo fine > /mnt/f/a; sync"#);
+mke2fs -q -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 /dev/mapper/flaky; mkdir -p /mnt/f; mount -t ext4 /dev/mapper/flaky /mnt/f; echo fine > /mnt/f/a; sync"#);
     // Down for a minute: every read and write is an error; then up again.
     let table = |rest: &str| {
         format!(
-            "export DM_DISABLE_UDEV=1; dmsetup suspend --noflush --nolockfs flaky; echo '0 32768 flakey /dev/loop0 0 {rest}' | dmsetup load flaky; dmsetup resume flaky"
+            "export DM_DISABLE_UDEV=1; dmsetup suspend --nolockfs flaky && echo '0 32768 flakey /dev/loop0 0 {rest}' | dmsetup load flaky && dmsetup resume flaky"
         )
     };
     guest.ok(&table("0 60"));
