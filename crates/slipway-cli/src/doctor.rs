@@ -15,7 +15,7 @@ use std::path::Path;
 const VARIABLES: &[&str] =
     &["SLIPWAY_URL", "SLIPWAY_TOKEN", "SLIPWAY_CA", "SLIPWAY_CONTEXT", "SLIPWAY_LOG", "SLIPWAY_COMPLETE"];
 /// What tests and packages set.
-const VARIABLES_INTERNAL: &[&str] = &["SLIPWAY_ACCEPT", "SLIPWAY_CRASH_AT"];
+const VARIABLES_INTERNAL: &[&str] = &["SLIPWAY_ACCEPT", "SLIPWAY_CRASH_AT", "SLIPWAY_NODE_CRASH_AT"];
 
 /// Everything that a command needs before it can begin.
 pub(crate) async fn client_examine(cx: &Context) -> Vec<Probe> {

@@ -4,6 +4,7 @@
 //! speaks of does. `objects.log` in the state directory has each object once, on stable storage before the kernel is asked for it, and
 //! the number that was given last. A line that was cut by a crash is the last one, and is left out.
 
+use crate::crash::crash_point;
 use crate::object::{Entry, Phase, Proof};
 use serde::{Deserialize, Serialize};
 use slipway_api::node::{ObjectId, StepError};
@@ -93,9 +94,14 @@ impl Journal {
         last_id: ObjectId,
     ) -> io::Result<()> {
         let lines = || entries.clone().map(|entry| Line::Set(Box::new(entry.clone())));
+        crash_point("journal.intend.before");
         put(&mut self.run, lines())?;
+        crash_point("journal.intend.run");
         put(&mut self.state, std::iter::once(Line::Last(last_id)).chain(lines()))?;
-        self.state.sync_data()
+        crash_point("journal.intend.state");
+        self.state.sync_data()?;
+        crash_point("journal.intend.after");
+        Ok(())
     }
 
     /// Keeps how an object stands now.
@@ -103,7 +109,10 @@ impl Journal {
     /// # Errors
     /// When it could not be written; the kernel is asked at the next start in any case.
     pub fn note(&mut self, entry: &Entry) -> io::Result<()> {
-        put(&mut self.run, std::iter::once(Line::Set(Box::new(entry.clone()))))
+        crash_point("journal.note.before");
+        put(&mut self.run, std::iter::once(Line::Set(Box::new(entry.clone()))))?;
+        crash_point("journal.note.after");
+        Ok(())
     }
 
     /// Forgets objects that are gone.
@@ -111,9 +120,13 @@ impl Journal {
     /// # Errors
     /// When that is not on stable storage.
     pub fn forget(&mut self, ids: &[ObjectId]) -> io::Result<()> {
+        crash_point("journal.forget.before");
         put(&mut self.run, ids.iter().map(|id| Line::Gone(*id)))?;
+        crash_point("journal.forget.run");
         put(&mut self.state, ids.iter().map(|id| Line::Gone(*id)))?;
-        self.state.sync_data()
+        self.state.sync_data()?;
+        crash_point("journal.forget.after");
+        Ok(())
     }
 }
 
@@ -178,13 +191,16 @@ fn append(path: &Path) -> io::Result<File> {
 
 fn write_anew(dir: &Path, restored: &Restored, boot_id: Option<&str>) -> io::Result<File> {
     let part: PathBuf = dir.join(format!("{NAME}.new"));
+    crash_point("journal.anew.before");
     let mut file = File::create(&part)?;
     let head = boot_id.map(|boot| Line::Boot(boot.to_owned())).into_iter();
     let entries = restored.entries.iter().map(|entry| Line::Set(Box::new(entry.clone())));
     put(&mut file, head.chain([Line::Last(restored.last_id)]).chain(entries))?;
     file.sync_data()?;
+    crash_point("journal.anew.written");
     std::fs::rename(&part, dir.join(NAME))?;
     File::open(dir)?.sync_all()?;
+    crash_point("journal.anew.after");
     Ok(file)
 }
 

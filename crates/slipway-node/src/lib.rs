@@ -4,6 +4,7 @@
 //! drivers make and remove what the rules say, one call at a time, each under a deadline, each findable in the kernel without our notes.
 
 mod container;
+mod crash;
 mod journal;
 mod kernel;
 mod linux;
@@ -19,6 +20,7 @@ mod view;
 pub use container::{
     CgroupLayout, CgroupPlace, ContainerFiles, Running, Runtime, RuntimeConfig, Spec, Status, shim_run, spec_of,
 };
+pub use crash::{CRASH_POINTS, crash_point};
 pub use journal::{Journal, Restored};
 pub use kernel::{Found, Kernel, Make};
 pub use linux::Linux;

@@ -1,6 +1,7 @@
 //! Control groups: version 2 where it has the controllers, version 1 for those that it has not. Only directories of our own are written to;
 //! what the node's controllers are set to above them stays as it is, but for making them available below.
 
+use crate::crash::crash_point;
 use crate::refusal::DriverError;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -95,8 +96,11 @@ impl CgroupPlace {
     /// # Errors
     /// What the kernel said; a limit that this machine cannot hold is an error too.
     pub fn make(&self, limits: &Resources) -> Result<(), DriverError> {
+        crash_point("cgroup.make.before");
         for dir in self.dirs() {
             fs::create_dir_all(dir).map_err(|error| failed("cgroup", dir, &error))?;
+            // Each hierarchy is a step of its own.
+            crash_point("cgroup.make.after");
         }
         if let Some(dir) = &self.v2 {
             // From the top down to our own: what a parent does not hand on, no child has.
@@ -111,7 +115,9 @@ impl CgroupPlace {
                 }
             }
         }
-        self.limits_set(limits)
+        self.limits_set(limits)?;
+        crash_point("cgroup.limits.after");
+        Ok(())
     }
 
     fn limits_set(&self, limits: &Resources) -> Result<(), DriverError> {
@@ -196,6 +202,7 @@ impl CgroupPlace {
     /// When some do not vanish.
     pub fn kill(&self) -> Result<(), DriverError> {
         let begun = Instant::now();
+        crash_point("cgroup.kill.before");
         if let Some(dir) = self.v2.as_deref().filter(|dir| dir.join("cgroup.kill").exists()) {
             set(dir, "cgroup.kill", "1")?;
         }
@@ -204,6 +211,7 @@ impl CgroupPlace {
         loop {
             let left = self.processes();
             if left.is_empty() {
+                crash_point("cgroup.kill.after");
                 return Ok(());
             }
             for pid in &left {
@@ -224,6 +232,13 @@ impl CgroupPlace {
     /// # Errors
     /// When this machine has no freezer.
     pub fn freeze(&self, still: bool) -> Result<(), DriverError> {
+        crash_point("cgroup.freeze.before");
+        self.freeze_set(still)?;
+        crash_point("cgroup.freeze.after");
+        Ok(())
+    }
+
+    fn freeze_set(&self, still: bool) -> Result<(), DriverError> {
         if let Some(dir) = self.v2_with("cgroup.freeze") {
             return set(dir, "cgroup.freeze", if still { "1" } else { "0" });
         }
@@ -254,7 +269,12 @@ impl CgroupPlace {
     /// # Errors
     /// When a process is left in one of them.
     pub fn remove(&self) -> Result<(), DriverError> {
-        self.dirs().try_for_each(|dir| remove_tree(dir))
+        crash_point("cgroup.remove.before");
+        for dir in self.dirs() {
+            remove_tree(dir)?;
+            crash_point("cgroup.remove.after");
+        }
+        Ok(())
     }
 }
 

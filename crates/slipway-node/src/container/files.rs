@@ -1,5 +1,6 @@
 //! A container's directory in the run directory: what the service and the shim tell each other, by files that are renamed into place.
 
+use crate::crash::crash_point;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use slipway_api::node::Exit;
 use std::fs;
@@ -101,10 +102,14 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 /// Whole or not at all.
 pub(super) fn write<T: Serialize>(path: &Path, what: &T) -> io::Result<()> {
     let part = path.with_extension("part");
+    crash_point("files.write.before");
     let mut file = fs::File::create(&part)?;
     file.write_all(&serde_json::to_vec(what)?)?;
     file.sync_data()?;
-    fs::rename(&part, path)
+    crash_point("files.write.written");
+    fs::rename(&part, path)?;
+    crash_point("files.write.after");
+    Ok(())
 }
 
 /// When the kernel started a process, in ticks since boot; `None` when there is none of that number.

@@ -5,6 +5,7 @@ use super::files::{ContainerFiles, Status, process_start, write};
 use super::shim::report_read;
 use super::spawn::halt_signal;
 use super::spec::spec_of;
+use crate::crash::crash_point;
 use crate::refusal::{DriverError, Refusal};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -74,9 +75,14 @@ impl Runtime {
         let spec = spec_of(id, container, root.to_owned(), place.clone(), privileged, self.config.log_max)?;
         let files = self.files(id);
         let begun = (|| {
+            crash_point("runtime.dir.before");
             fs::DirBuilder::new().recursive(true).mode(0o700).create(files.dir())?;
+            crash_point("runtime.dir.after");
             files.begin()?;
-            write(&files.spec(), &spec)
+            crash_point("runtime.begin.after");
+            write(&files.spec(), &spec)?;
+            crash_point("runtime.spec.after");
+            Ok::<_, std::io::Error>(())
         })();
         begun.map_err(|error| DriverError::other("container", format!("{}: {error}", files.dir().display())))?;
         let limits = container.resources.clone().unwrap_or_default();
@@ -87,6 +93,7 @@ impl Runtime {
                 tracing::warn!(id, %error, "clearing away a container that did not start");
             }
         }
+        crash_point("runtime.start.after");
         started.map_err(Refusal::from)
     }
 
@@ -97,7 +104,9 @@ impl Runtime {
         let program = words.next().map_or("", String::as_str);
         let mut command = Command::new(program);
         command.args(words).arg(files.dir()).stdin(Stdio::null()).stdout(to_report).stderr(Stdio::null());
+        crash_point("runtime.spawn.before");
         let mut child = command.spawn().map_err(failed)?;
+        crash_point("runtime.spawn.after");
         // The command keeps the writing end until it goes.
         drop(command);
         let said = report_read(report);
@@ -154,8 +163,9 @@ impl Runtime {
             place.freeze(false)?;
             let signal = if systemd { halt_signal() } else { Signal::TERM };
             if let Some(init) = process_open(status.pid, status.pid_start) {
+                crash_point("runtime.signal.before");
                 match pidfd_send_signal(&init, signal) {
-                    Ok(()) | Err(Errno::SRCH) => {}
+                    Ok(()) | Err(Errno::SRCH) => crash_point("runtime.signal.after"),
                     Err(errno) => return Err(DriverError::system("signal", errno, format!("container {id}"))),
                 }
             }
@@ -182,11 +192,15 @@ impl Runtime {
     pub fn remove(&self, id: u64) -> Result<(), DriverError> {
         self.place(id).remove()?;
         let files = self.files(id);
+        crash_point("runtime.remove.before");
         match fs::remove_dir_all(files.dir()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(DriverError::other("container", format!("{}: {error}", files.dir().display())))
             }
-            _ => Ok(()),
+            _ => {
+                crash_point("runtime.remove.after");
+                Ok(())
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use super::log::Log;
 use super::root::{console_tree, root_enter};
 use super::spawn::{Forked, namespaces_leave, process_fork, program_become};
 use super::spec::Spec;
+use crate::crash::crash_point;
 use crate::refusal::DriverError;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
@@ -52,11 +53,13 @@ fn failure_parse(json: &str) -> DriverError {
 /// Returns when the container has ended.
 pub fn shim_run(dir: &Path) -> ExitCode {
     let Ok(mut report) = report_take() else { return ExitCode::FAILURE };
+    crash_point("shim.begin");
     match start(&ContainerFiles::at(dir)) {
         Ok(shim) => {
             // The service may be gone; the container runs all the same.
             let _ = writeln!(report, "{STARTED}");
             drop(report);
+            crash_point("shim.started");
             shim.watch();
             ExitCode::SUCCESS
         }
@@ -111,6 +114,7 @@ fn start(files: &ContainerFiles) -> Result<Shim, DriverError> {
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"slipway-shim");
     let _ = log.line(now_ms(), "starting container");
+    crash_point("shim.log.after");
     let notify = spec.systemd.then(|| notify_open(files)).transpose()?;
     let (output, to_output) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed("pipe", errno))?;
     let (failure, to_failure) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed("pipe", errno))?;
@@ -123,6 +127,7 @@ fn start(files: &ContainerFiles) -> Result<Shim, DriverError> {
     let console_tree = console_tree(&peer)?;
     let oom_before = spec.cgroup.oom_kills();
     namespaces_leave(UnshareFlags::NEWPID).map_err(|errno| failed("unshare", errno))?;
+    crash_point("shim.fork.before");
     let init = match process_fork().map_err(|errno| failed("fork", errno))? {
         Forked::Child => {
             drop((output, failure, console));
@@ -134,6 +139,7 @@ fn start(files: &ContainerFiles) -> Result<Shim, DriverError> {
         Forked::Parent(pid) => pid,
     };
     drop((to_output, to_failure, peer, console_tree));
+    crash_point("shim.fork.after");
     let init_fd = pidfd_open(init, PidfdFlags::empty()).map_err(|errno| failed("pidfd_open", errno))?;
     let mut said = String::new();
     // Ends with the init's exec, which closes the other end, or with what went wrong before.
@@ -144,6 +150,7 @@ fn start(files: &ContainerFiles) -> Result<Shim, DriverError> {
         let _ = log.line(now_ms(), &format!("container did not start: {error}"));
         return Err(error);
     }
+    crash_point("shim.exec.after");
     let (pid, shim) = (init.as_raw_nonzero().get().cast_unsigned(), std::process::id());
     let status = Status {
         pid,
@@ -153,7 +160,9 @@ fn start(files: &ContainerFiles) -> Result<Shim, DriverError> {
         started_at_ms: now_ms(),
         ready: !spec.systemd,
     };
+    crash_point("shim.status.before");
     files.status_write(&status).map_err(|error| io_failed("status", &error))?;
+    crash_point("shim.status.after");
     Ok(Shim { files: files.clone(), spec, log, init, init_fd, output, console, notify, status, oom_before })
 }
 
@@ -268,6 +277,7 @@ impl Shim {
                 break;
             }
         }
+        crash_point("shim.ended");
         let exit = self.exit_get();
         // Children of the init die with its pid namespace; what they said until then belongs to it.
         self.output_copy(&mut buffer);
@@ -278,10 +288,12 @@ impl Shim {
             (None, signal) => format!("process ended in error state: signal {}", signal.unwrap_or_default()),
         };
         let _ = self.log.line(exit.at_ms, &how);
+        crash_point("shim.exit.before");
         // The last word: who reads it may rely on all the rest being there.
         if let Err(error) = self.files.exit_write(&exit) {
             let _ = self.log.line(exit.at_ms, &format!("writing down how it ended: {error}"));
         }
+        crash_point("shim.exit.after");
     }
 
     fn output_copy(&mut self, buffer: &mut [u8]) {

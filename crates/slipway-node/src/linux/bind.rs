@@ -2,6 +2,7 @@
 
 use super::mountpoint::Mountpoint;
 use super::{base_of, beneath, syscall, system};
+use crate::crash::crash_point;
 use crate::object::Proof;
 use crate::refusal::DriverError;
 use rustix::fs::{FileType, OFlags};
@@ -23,9 +24,11 @@ pub(super) fn make(at: &Mountpoint, block: &MountBind, on: Option<&Proof>) -> Re
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let tree = open_tree(&from, "", flags).map_err(|errno| system("open_tree", what, errno))?;
+    crash_point("bind.clone.after");
     if block.ro {
         // Before it is anywhere, so that nobody ever sees it writable.
         syscall::mount_read_only(&tree, block.recursive).map_err(|errno| system("mount_setattr", what, errno))?;
+        crash_point("bind.read_only.after");
     }
     at.prepare(is_dir)?;
     at.put(tree)

@@ -2,6 +2,7 @@
 
 use super::mountpoint::Mountpoint;
 use super::{syscall, system};
+use crate::crash::crash_point;
 use crate::object::Proof;
 use crate::refusal::DriverError;
 use rustix::fd::{AsFd, OwnedFd};
@@ -98,9 +99,14 @@ fn mounted(fs_type: &str, source: &str, options: &Options) -> Result<OwnedFd, Dr
             error
         })?;
     }
+    crash_point("filesystem.create.before");
     fsconfig_create(context.as_fd()).map_err(|errno| said("mount", &format!("{fs_type} of {source}"), errno))?;
+    crash_point("filesystem.create.after");
     let attr = MountAttrFlags::from_bits_retain(options.attr);
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attr).map_err(|errno| said("fsmount", source, errno))
+    let tree = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attr);
+    let tree = tree.map_err(|errno| said("fsmount", source, errno))?;
+    crash_point("filesystem.mount.after");
+    Ok(tree)
 }
 
 /// What the file system has to say: each read of its context gives a line such as `e ext4: bad superblock`.

@@ -2,6 +2,7 @@
 
 use super::holders::device_holders;
 use super::{base_of, beneath, io_error, syscall, system};
+use crate::crash::crash_point;
 use crate::kernel::Found;
 use crate::object::{Driver, Proof};
 use crate::refusal::DriverError;
@@ -47,8 +48,12 @@ pub(super) fn make(mark: &str, block: &AttachLoopback, on: Option<&Proof>) -> Re
             Err(Errno::NOENT | Errno::NXIO | Errno::BUSY) => continue,
             Err(errno) => return Err(system("open", &path, errno)),
         };
+        crash_point("loops.configure.before");
         match syscall::loop_configure(&device, file.as_fd(), block_size, &info) {
-            Ok(()) => return Ok(proof(&path)),
+            Ok(()) => {
+                crash_point("loops.configure.after");
+                return Ok(proof(&path));
+            }
             Err(Errno::BUSY) => {}
             // The file system below cannot do direct transfers: the device is the same without them.
             Err(Errno::INVAL) if info.flags & syscall::LO_FLAGS_DIRECT_IO != 0 => {
@@ -146,7 +151,9 @@ fn clear(mark: &str) -> Result<(), DriverError> {
     let exclusive = rustix::fs::open(&path, OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC, rustix::fs::Mode::empty());
     let device = exclusive.map_err(busy)?;
     let before = syscall::loop_status(&device).map_err(|errno| system("loop_status", &path, errno))?;
+    crash_point("loops.clear.before");
     syscall::loop_clear(&device).map_err(busy)?;
+    crash_point("loops.clear.after");
     match syscall::loop_status(&device) {
         // With other users the kernel has only marked it to be cleared after them: not what was asked for.
         Ok(info) if info.flags & syscall::LO_FLAGS_AUTOCLEAR != 0 && info.file_name == before.file_name => {

@@ -14,6 +14,7 @@ mod syscall;
 pub(crate) use beneath::open as beneath_open;
 pub(crate) use syscall::mount_read_only;
 
+use crate::crash::crash_point;
 use crate::kernel::{Found, Kernel, Make};
 use crate::object::{Driver, Proof, What};
 use crate::refusal::DriverError;
@@ -45,10 +46,13 @@ impl Linux {
         let run_dir = fs::canonicalize(run_dir).map_err(|error| io_error("open", run_dir, &error))?;
         let state_dir = fs::canonicalize(state_dir).map_err(|error| io_error("open", state_dir, &error))?;
         if !mountinfo::mounts()?.iter().any(|mount| mount.path == run_dir) {
+            crash_point("linux.private.before");
             rustix::mount::mount_bind(&run_dir, &run_dir).map_err(|errno| system("mount", &run_dir, errno))?;
+            crash_point("linux.private.bound");
         }
         rustix::mount::mount_change(&run_dir, rustix::mount::MountPropagationFlags::PRIVATE)
             .map_err(|errno| system("mount", &run_dir, errno))?;
+        crash_point("linux.private.after");
         // FNV-1a: a name for people and us, not a secret.
         let hash = run_dir
             .as_os_str()
@@ -149,8 +153,11 @@ fn no_driver() -> DriverError {
 
 /// A directory that only root looks into.
 fn folder_make(dir: &Path) -> Result<(), DriverError> {
+    crash_point("linux.folder.before");
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| io_error("mkdir", dir, &error))
+    made.map_err(|error| io_error("mkdir", dir, &error))?;
+    crash_point("linux.folder.after");
+    Ok(())
 }
 
 fn system(step: &str, path: &Path, errno: Errno) -> DriverError {

@@ -2,6 +2,7 @@
 
 use super::holders::mount_holders;
 use super::{folder_make, io_error, mountinfo, system};
+use crate::crash::crash_point;
 use crate::kernel::Found;
 use crate::object::{Driver, Proof};
 use crate::refusal::DriverError;
@@ -27,16 +28,21 @@ impl Mountpoint {
 
     /// Makes the directory, or the file, that is mounted on.
     pub(super) fn prepare(&self, is_dir: bool) -> Result<(), DriverError> {
-        if is_dir {
-            return folder_make(&self.0);
+        crash_point("mountpoint.prepare.before");
+        match is_dir {
+            true => folder_make(&self.0)?,
+            false => fs::File::create(&self.0).map(drop).map_err(|error| io_error("create", &self.0, &error))?,
         }
-        fs::File::create(&self.0).map(drop).map_err(|error| io_error("create", &self.0, &error))
+        crash_point("mountpoint.prepare.after");
+        Ok(())
     }
 
     /// Attaches a mount that is nowhere yet.
     pub(super) fn put(&self, tree: impl AsFd) -> Result<Proof, DriverError> {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        crash_point("mountpoint.put.before");
         move_mount(tree, "", rustix::fs::CWD, &self.0, flags).map_err(|errno| system("move_mount", &self.0, errno))?;
+        crash_point("mountpoint.put.after");
         Ok(self.proof())
     }
 
@@ -51,14 +57,16 @@ impl Mountpoint {
     /// Takes it away, or says who keeps it. That it is not mounted, or not there, is success.
     pub(super) fn unmount(&self) -> Result<(), DriverError> {
         while self.is_mounted()? {
+            crash_point("mountpoint.unmount.before");
             match unmount(&self.0, UnmountFlags::NOFOLLOW) {
-                Ok(()) => {}
+                Ok(()) => crash_point("mountpoint.unmount.after"),
                 Err(errno @ Errno::BUSY) => {
                     return Err(system("umount", &self.0, errno).held_by(mount_holders(&self.0)));
                 }
                 Err(errno) => return Err(system("umount", &self.0, errno)),
             }
         }
+        crash_point("mountpoint.remove.before");
         let gone = match fs::symlink_metadata(&self.0) {
             Ok(facts) if facts.is_dir() => fs::remove_dir(&self.0),
             Ok(_) => fs::remove_file(&self.0),
@@ -66,7 +74,10 @@ impl Mountpoint {
         };
         match gone {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("rmdir", &self.0, &error)),
-            _ => Ok(()),
+            _ => {
+                crash_point("mountpoint.remove.after");
+                Ok(())
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::mountpoint::Mountpoint;
 use super::{folder_make, io_error, mountinfo, system};
+use crate::crash::crash_point;
 use crate::object::Proof;
 use crate::refusal::DriverError;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -49,16 +50,20 @@ fn mounted(at: &Mountpoint, dirs: &Dirs, block: &MountOverlay, on: &[Proof]) -> 
     } else {
         if block.size > 0 && dirs.kept.is_none() {
             let data = CString::new(format!("size={},mode=0700", block.size)).unwrap_or_default();
+            crash_point("overlay.tmpfs.before");
             mount("tmpfs", &dirs.own, "tmpfs", MountFlags::empty(), data.as_c_str())
                 .map_err(|errno| system("mount", &dirs.own, errno))?;
+            crash_point("overlay.tmpfs.after");
         }
         let place = dirs.kept.as_ref().unwrap_or(&dirs.own);
         let (upper, work) = (place.join("upper"), place.join("work"));
+        crash_point("overlay.upper.before");
         for dir in [&upper, &work] {
             folder_make(dir)?;
         }
         // What is at the top of the tree is what its lowest layer says, not our 0700.
         permissions_copy(Path::new(&lowers[0]), &upper)?;
+        crash_point("overlay.upper.after");
         options = format!(",upperdir={},workdir={}", upper.display(), work.display());
         proof.detail.insert("upperdir".to_owned(), upper.display().to_string().into());
         proof.detail.insert("workdir".to_owned(), work.display().to_string().into());
@@ -71,8 +76,10 @@ fn mounted(at: &Mountpoint, dirs: &Dirs, block: &MountOverlay, on: &[Proof]) -> 
     at.prepare(true)?;
     let data = CString::new(data).map_err(|_| DriverError::request("mount", "a path has a NUL in it"))?;
     let flags = if block.ro { MountFlags::RDONLY } else { MountFlags::empty() };
+    crash_point("overlay.mount.before");
     mount("overlay", at.path(), "overlay", flags, data.as_c_str())
         .map_err(|errno| system("mount", at.path(), errno))?;
+    crash_point("overlay.mount.after");
     Ok(proof)
 }
 
@@ -100,10 +107,16 @@ fn permissions_copy(from: &Path, to: &Path) -> Result<(), DriverError> {
 /// Removes what is not kept.
 pub(super) fn dirs_remove(dirs: &Dirs) -> Result<(), DriverError> {
     if mountinfo::mounts()?.iter().any(|mount| mount.path == dirs.own) {
+        crash_point("overlay.tmpfs_unmount.before");
         unmount(&dirs.own, UnmountFlags::NOFOLLOW).map_err(|errno| system("umount", &dirs.own, errno))?;
+        crash_point("overlay.tmpfs_unmount.after");
     }
+    crash_point("overlay.dirs_remove.before");
     match fs::remove_dir_all(&dirs.own) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("rmdir", &dirs.own, &error)),
-        _ => Ok(()),
+        _ => {
+            crash_point("overlay.dirs_remove.after");
+            Ok(())
+        }
     }
 }
