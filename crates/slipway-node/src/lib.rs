@@ -3,6 +3,7 @@
 //! The rules ([`Table`], [`Draft`]) know no kernel: they say which objects there are, who wants them to stay and what follows. The
 //! drivers make and remove what the rules say, one call at a time, each under a deadline, each findable in the kernel without our notes.
 
+pub mod access;
 mod container;
 mod crash;
 mod journal;
