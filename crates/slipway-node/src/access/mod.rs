@@ -103,7 +103,9 @@ pub fn allowed(caller: &Caller, policy: &Policy, table: &Table, act: Act<'_>) ->
             Ok(())
         }
         (Role::Run, Act::Change(id)) => tree_allowed(caller, policy, table, id),
-        (Role::Run, Act::Force(_)) => Err(refused(caller, "removing by force what others refer to needs the role 'admin'")),
+        (Role::Run, Act::Force(_)) => {
+            Err(refused(caller, "removing by force what others refer to needs the role 'admin'"))
+        }
     }
 }
 
@@ -201,19 +203,55 @@ paths = ["/pub/", "lab/"]
             (r#"{"kind":"uri","uri":{"uri":"https://a.example.org/pub/%2e%2e/x"}}"#, Some("path")),
             (r#"{"kind":"uri","uri":{"uri":"https://a.example.org/priv/x"}}"#, Some("/priv/x")),
             (r#"{"kind":"bind","bind":{"path":"/","base":"root"}}"#, Some("bind.base")),
-            (r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"local","local":{"path":"/dev/sda"}}}}"#, Some("local")),
-            (r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"loopback","loopback":{"path":"/a","base":"root"}}}}"#, Some("loopback.base")),
-            (r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"loopback","loopback":{"path":"/a","base":"mount",
-                "mount":{"kind":"nfs","nfs":{"host":"storage.example","path":"/images"}}}}}}"#, None),
-            (r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"iscsi","iscsi":{"target":"iqn.2026-01.example:img-1","host":"storage.example"}}}}"#, None),
-            (r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"iscsi","iscsi":{"target":"iqn.2026-01.example:other","host":"storage.example"}}}}"#, Some("iqn.2026-01.example:other")),
-            (r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"rbd","rbd":{"pool":"images","image":"a","monitors":["storage.example:6789"]}}}}"#, None),
-            (r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"rbd","rbd":{"pool":"images","image":"a","monitors":["storage.example","evil.example"]}}}}"#, Some("evil.example")),
-            (r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"nbd","nbd":{"socket":"/run/x","export":"exp"}}}}"#, Some("nbd.socket")),
-            (r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"slipway","slipway":{"ref":"lab/os:3","server":"https://c.example.org"}}}}"#, None),
-            (r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"slipway","slipway":{"ref":"lab/os:3","server":"https://c.example.org","token_ref":"t"}}}}"#, Some("token_ref")),
-            (r#"{"kind":"overlay","overlay":{"persist":"lab-a","lower":[{"kind":"nfs","nfs":{"host":"storage.example","path":"/images"}}]}}"#, None),
-            (r#"{"kind":"overlay","overlay":{"persist":"home","lower":[{"kind":"nfs","nfs":{"host":"storage.example","path":"/images"}}]}}"#, Some("persist")),
+            (
+                r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"local","local":{"path":"/dev/sda"}}}}"#,
+                Some("local"),
+            ),
+            (
+                r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"loopback","loopback":{"path":"/a","base":"root"}}}}"#,
+                Some("loopback.base"),
+            ),
+            (
+                r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"loopback","loopback":{"path":"/a","base":"mount",
+                "mount":{"kind":"nfs","nfs":{"host":"storage.example","path":"/images"}}}}}}"#,
+                None,
+            ),
+            (
+                r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"iscsi","iscsi":{"target":"iqn.2026-01.example:img-1","host":"storage.example"}}}}"#,
+                None,
+            ),
+            (
+                r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"iscsi","iscsi":{"target":"iqn.2026-01.example:other","host":"storage.example"}}}}"#,
+                Some("iqn.2026-01.example:other"),
+            ),
+            (
+                r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"rbd","rbd":{"pool":"images","image":"a","monitors":["storage.example:6789"]}}}}"#,
+                None,
+            ),
+            (
+                r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"rbd","rbd":{"pool":"images","image":"a","monitors":["storage.example","evil.example"]}}}}"#,
+                Some("evil.example"),
+            ),
+            (
+                r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"nbd","nbd":{"socket":"/run/x","export":"exp"}}}}"#,
+                Some("nbd.socket"),
+            ),
+            (
+                r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"slipway","slipway":{"ref":"lab/os:3","server":"https://c.example.org"}}}}"#,
+                None,
+            ),
+            (
+                r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"slipway","slipway":{"ref":"lab/os:3","server":"https://c.example.org","token_ref":"t"}}}}"#,
+                Some("token_ref"),
+            ),
+            (
+                r#"{"kind":"overlay","overlay":{"persist":"lab-a","lower":[{"kind":"nfs","nfs":{"host":"storage.example","path":"/images"}}]}}"#,
+                None,
+            ),
+            (
+                r#"{"kind":"overlay","overlay":{"persist":"home","lower":[{"kind":"nfs","nfs":{"host":"storage.example","path":"/images"}}]}}"#,
+                Some("persist"),
+            ),
         ];
         for (json, refused) in rows {
             match (answer(Role::Run, mount(json)), refused) {

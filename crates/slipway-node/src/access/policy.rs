@@ -167,7 +167,8 @@ fn fields_of<'a>(text: &'a str, name: &str) -> Option<std::str::Split<'a, char>>
 }
 
 fn group_has(group: &str, uid: u32) -> bool {
-    let (Ok(groups), Ok(people)) = (std::fs::read_to_string("/etc/group"), std::fs::read_to_string("/etc/passwd")) else {
+    let (Ok(groups), Ok(people)) = (std::fs::read_to_string("/etc/group"), std::fs::read_to_string("/etc/passwd"))
+    else {
         return false;
     };
     let user = people.lines().find(|line| line.split(':').nth(2).and_then(|field| field.parse().ok()) == Some(uid));
@@ -223,7 +224,10 @@ impl RunPolicy {
             let (host, _) = url_parts(&block.server)?;
             self.server_permits(host, "slipway", &block.reference)?;
             if !block.token_ref.is_empty() && !self.token_refs.contains(&block.token_ref) {
-                return Err(format!("the policy does not allow slipway.token_ref '{}'", block.token_ref.escape_debug()));
+                return Err(format!(
+                    "the policy does not allow slipway.token_ref '{}'",
+                    block.token_ref.escape_debug()
+                ));
             }
         }
         Ok(())
@@ -356,7 +360,9 @@ mod tests {
 
     #[test]
     fn hosts_are_read_as_clients_read_them() {
-        for (text, host) in [("a", "a"), ("a:1", "a"), ("[::1]:2", "::1"), ("::1", "::1"), ("10.0.0.1:6789", "10.0.0.1")] {
+        for (text, host) in
+            [("a", "a"), ("a:1", "a"), ("[::1]:2", "::1"), ("::1", "::1"), ("10.0.0.1:6789", "10.0.0.1")]
+        {
             assert_eq!(host_of(text), host);
         }
         assert_eq!(url_parts("https://u:p@h:1/a/b?c#d"), Ok(("h", "/a/b")));
@@ -378,8 +384,13 @@ mod tests {
 
     #[test]
     fn peers_are_users_and_groups_of_the_node() {
-        let policy = Policy::parse("[[peer]]\nuser = \"4711\"\nrole = \"read\"\n[[peer]]\ngroup = \"4712\"\nrole = \"run\"").unwrap();
+        let policy =
+            Policy::parse("[[peer]]\nuser = \"4711\"\nrole = \"read\"\n[[peer]]\ngroup = \"4712\"\nrole = \"run\"")
+                .unwrap();
         let of = |uid, gid| policy.peer_role(uid, gid).map(super::Role::as_str);
-        assert_eq!((of(0, 0), of(4711, 1), of(1, 4712), of(4711, 4712), of(1, 1)), (Some("admin"), Some("read"), Some("run"), Some("run"), None));
+        assert_eq!(
+            (of(0, 0), of(4711, 1), of(1, 4712), of(4711, 4712), of(1, 1)),
+            (Some("admin"), Some("read"), Some("run"), Some("run"), None)
+        );
     }
 }

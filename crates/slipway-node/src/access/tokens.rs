@@ -73,8 +73,14 @@ impl TokenFile {
     /// For a name that is taken or not fit, a time that is too long, or when the file cannot be written.
     pub fn add(&self, name: &str, role: Role, days: u64, now_ms: i64) -> io::Result<Token> {
         let wrong = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
-            return Err(wrong(format!("the name '{}' is not 1 to 64 letters, digits, '.', '_' and '-'", name.escape_debug())));
+        if name.is_empty()
+            || name.len() > 64
+            || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        {
+            return Err(wrong(format!(
+                "the name '{}' is not 1 to 64 letters, digits, '.', '_' and '-'",
+                name.escape_debug()
+            )));
         }
         if !(1..=DAYS_MAX).contains(&days) {
             return Err(wrong(format!("a token lives for 1 to {DAYS_MAX} days, not {days}")));
@@ -124,7 +130,8 @@ impl TokenFile {
     }
 
     fn lock(&self) -> io::Result<File> {
-        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(self.0.with_extension("lock"))?;
+        let file =
+            File::options().create(true).truncate(false).write(true).mode(0o600).open(self.0.with_extension("lock"))?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
         Ok(file)
     }
