@@ -6,6 +6,7 @@
 mod care;
 mod client;
 mod code;
+mod events;
 mod hint;
 mod image;
 mod name;

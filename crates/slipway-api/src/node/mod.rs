@@ -5,13 +5,20 @@
 //! clients ignore. What only the service may set is marked as read-only and refused in a request by the service.
 
 mod attach;
+mod client;
 mod container;
+mod exec;
 mod mount;
 
 pub use attach::{
     Attach, AttachIscsi, AttachKind, AttachLocal, AttachLoopback, AttachNbd, AttachRbd, AttachSlipway, Base, RbdOptions,
 };
+pub use client::{
+    ContainerKey, ExecFrame, ExecReader, ExecWriter, NodeAddress, NodeClient, NodeConfig, NodeError, NodeEvents,
+    NodeOutput, Unreached,
+};
 pub use container::{Container, ContainerState, Exit, IoLimit, Namespace, Network, Resources, Restart, RestartWhen};
+pub use exec::{EXEC_PROTOCOL, ExecNew, FRAME_HEAD, FRAME_MAX, FrameKind, TerminalSize, frame_head, frame_head_read};
 pub use mount::{Mount, MountAttach, MountBind, MountKind, MountNfs, MountOverlay, MountUri, UriFormat};
 
 use serde::{Deserialize, Serialize};
