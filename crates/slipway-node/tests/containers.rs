@@ -56,6 +56,7 @@ const TESTS: &[(&str, Test)] = &[
     ("root_stopping_waits_and_kills", root_stopping_waits_and_kills),
     ("root_limits_hold", root_limits_hold),
     ("root_confined_unless_privileged", root_confined_unless_privileged),
+    ("root_the_node_is_out_of_reach", root_the_node_is_out_of_reach),
     ("root_found_again_after_a_restart", root_found_again_after_a_restart),
 ];
 
@@ -286,6 +287,36 @@ fn root_confined_unless_privileged() {
             .contains("done")
     );
     assert!(lab.sh(6, "date -s 2001-01-01", r#","privileged":false"#).contains("not permitted"));
+    lab.census();
+}
+
+/// Root in a container reaches neither the node's devices nor what of `/proc` changes it.
+fn root_the_node_is_out_of_reach() {
+    let lab = Lab::new();
+    let node = lab.root.join("disk").display().to_string();
+    assert!(Command::new("mknod").args([&node, "c", "1", "1"]).status().unwrap().success());
+    let read = "dd if=/disk of=/dev/null bs=1 count=1 2>&1; dd if=/dev/zero of=/dev/null bs=1 count=1 && echo fine";
+    for (more, reason) in [
+        (r#","privileged":false"#, "Permission denied"),
+        (r#","privileged":false,"capabilities":["CAP_MKNOD"]"#, "Permission denied"),
+    ] {
+        let said = lab.sh(6, read, more);
+        assert!(said.contains(reason) && said.contains("fine"), "{said}");
+    }
+    assert!(!lab.sh(6, read, "").contains("denied"), "a privileged one has the devices of its image");
+    let made = "mknod /dev/mem c 1 1; dd if=/dev/mem of=/dev/null bs=1 count=1";
+    let said = lab.sh(6, made, r#","privileged":false,"capabilities":["CAP_MKNOD"]"#);
+    assert!(said.contains("not permitted"), "{said}");
+    for (file, word) in [("/proc/sysrq-trigger", "h"), ("/proc/sys/vm/stat_interval", "60")] {
+        // Not every kernel has both.
+        if Path::new(file).exists() {
+            let said = lab.sh(6, &format!("echo {word} > {file} && echo done"), r#","privileged":false"#);
+            assert!(said.contains("Read-only") && !said.contains("done"), "{file}: {said}");
+            assert!(lab.sh(6, &format!("ls {file} && echo done"), "").contains("done"), "{file}");
+        }
+    }
+    let tells = "cat /proc/keys /proc/kcore /proc/timer_list 2>/dev/null; ls /sys/firmware";
+    assert_eq!(lab.sh(6, tells, r#","privileged":false"#), "");
     lab.census();
 }
 

@@ -13,8 +13,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const TOP: &str = "slipway";
-/// The version 1 controllers that limits, pausing and killing need.
-const V1: &[&str] = &["memory", "cpu", "pids", "blkio", "freezer"];
+/// The version 1 controllers that limits, pausing, killing and keeping from devices need.
+const V1: &[&str] = &["memory", "cpu", "pids", "blkio", "freezer", DEVICES];
+/// In this hierarchy the processes are one group deeper: who may mount it in the container sees the inner one, and cannot loosen the outer.
+const DEVICES: &str = "devices";
+const INNER: &str = "in";
 /// How long processes may take to vanish from a group after they were killed.
 const VANISH: Duration = Duration::from_secs(5);
 
@@ -82,7 +85,7 @@ impl CgroupPlace {
         self.v2.iter().chain(self.v1.iter().map(|(_, dir)| dir))
     }
 
-    fn v1_dir(&self, controller: &str) -> Option<&Path> {
+    pub(super) fn v1_dir(&self, controller: &str) -> Option<&Path> {
         self.v1.iter().find(|(name, _)| name == controller).map(|(_, dir)| dir.as_path())
     }
 
@@ -185,7 +188,19 @@ impl CgroupPlace {
 
     /// Puts the calling process into the groups.
     pub(super) fn enter(&self) -> Result<(), DriverError> {
-        self.dirs().try_for_each(|dir| set(dir, "cgroup.procs", "0"))
+        let inner = self.v1.iter().map(|(controller, dir)| match controller.as_str() {
+            DEVICES => dir.join(INNER),
+            _ => dir.clone(),
+        });
+        self.v2.iter().cloned().chain(inner).try_for_each(|dir| {
+            fs::create_dir_all(&dir).map_err(|error| failed("cgroup", &dir, &error))?;
+            set(&dir, "cgroup.procs", "0")
+        })
+    }
+
+    /// Removes the groups below that of the devices' hierarchy.
+    pub(super) fn inner_remove(&self) -> Result<(), DriverError> {
+        self.v1_dir(DEVICES).map_or(Ok(()), |dir| remove_tree(&dir.join(INNER)))
     }
 
     /// Every process in them.

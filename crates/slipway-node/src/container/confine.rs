@@ -121,6 +121,11 @@ fn capabilities(spec: &Spec) -> Result<CapabilitySet, DriverError> {
     Ok(kept)
 }
 
+/// Whether it could get at a device by making a node of it, or by mounting a file system without the flag that keeps nodes shut.
+pub(super) fn reaches_devices(spec: &Spec) -> Result<bool, DriverError> {
+    Ok(capabilities(spec)?.intersects(CapabilitySet::MKNOD | CapabilitySet::SYS_ADMIN))
+}
+
 fn filter_apply() -> Result<(), String> {
     let rules: BTreeMap<i64, Vec<SeccompRule>> = KEPT.iter().map(|call| (*call, Vec::new())).collect();
     let target = std::env::consts::ARCH.try_into().map_err(|why| format!("{why:?}"))?;

@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod confine;
+mod devices;
 mod files;
 mod log;
 mod root;

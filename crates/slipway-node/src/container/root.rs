@@ -2,7 +2,7 @@
 
 use super::files::ContainerFiles;
 use super::spec::Spec;
-use crate::linux::{beneath_open, mount_read_only, mounted_below};
+use crate::linux::{beneath_open, mount_no_devices, mount_read_only, mounted_below};
 use crate::refusal::DriverError;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, mknodat, openat, symlinkat};
 use rustix::io::Errno;
@@ -36,6 +36,9 @@ pub(super) fn root_enter(spec: &Spec, files: &ContainerFiles, console: &OwnedFd)
     let tree = open_tree(CWD, &spec.root, flags).map_err(|errno| failed("open_tree", &name, errno))?;
     if spec.read_only {
         mount_read_only(&tree, true).map_err(|errno| failed("mount_setattr", &name, errno))?;
+    }
+    if !spec.privileged {
+        mount_no_devices(&tree).map_err(|errno| failed("mount_setattr", &name, errno))?;
     }
     move_mount(&tree, "", CWD, &spec.root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(|errno| failed("move_mount", &name, errno))?;
@@ -129,7 +132,39 @@ fn furnish(spec: &Spec, console: &OwnedFd, notify: Option<OwnedFd>) -> Result<()
     if spec.namespaces.contains(&Namespace::Cgroup) {
         cgroups(spec)?;
     }
+    if spec.privileged { Ok(()) } else { node_hide() }
+}
+
+/// What of `/proc` changes the node, so is only to be read.
+const READ_ONLY: &[&str] = &["proc/sys", "proc/sysrq-trigger", "proc/bus", "proc/fs", "proc/irq", "proc/acpi", "proc/scsi"];
+/// What of `/proc` and `/sys` tells of the node, so is not there.
+const HIDDEN: &[&str] = &["proc/kcore", "proc/keys", "proc/timer_list", "proc/kmsg", "proc/interrupts", "sys/firmware"];
+
+/// Root in a container is root for the files of `/proc` too, whatever capabilities it lacks: so those that reach the node are covered.
+fn node_hide() -> Result<(), DriverError> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let copy = |path: &str| open_tree(CWD, path, clone).map_err(|errno| failed("open_tree", path, errno));
+    for path in READ_ONLY.iter().filter(|path| Path::new(path).exists()) {
+        cover(path, &copy(path)?)?;
+    }
+    for path in HIDDEN.iter().filter(|path| Path::new(path).exists()) {
+        let empty: &[(&str, &str)] = &[("size", "4k"), ("mode", "0555")];
+        let tree = match Path::new(path).is_dir() {
+            true => Fresh { kind: "tmpfs", options: empty, attr: MountAttrFlags::empty() }.make()?,
+            false => copy("dev/null")?,
+        };
+        cover(path, &tree)?;
+    }
     Ok(())
+}
+
+/// Mounts a tree, read-only, over what is there.
+fn cover(at: &str, tree: &OwnedFd) -> Result<(), DriverError> {
+    let place = openat(CWD, at, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| failed("open", at, errno))?;
+    mount_read_only(tree, false).map_err(|errno| failed("mount_setattr", at, errno))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", &place, "", flags).map_err(|errno| failed("move_mount", at, errno))
 }
 
 /// The container's own part of each hierarchy, as its cgroup namespace shows it.

@@ -1,10 +1,12 @@
 //! The service's side of a container: begins its shim, watches it, stops and removes it, and finds it again after a restart.
 
 use super::cgroup::{CgroupLayout, CgroupPlace};
+use super::confine::reaches_devices;
+use super::devices::devices_guard;
 use super::files::{ContainerFiles, Status, process_start, write};
 use super::shim::report_read;
 use super::spawn::halt_signal;
-use super::spec::spec_of;
+use super::spec::{Spec, spec_of};
 use crate::crash::crash_point;
 use crate::refusal::{DriverError, Refusal};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -86,7 +88,7 @@ impl Runtime {
         })();
         begun.map_err(|error| DriverError::other("container", format!("{}: {error}", files.dir().display())))?;
         let limits = container.resources.clone().unwrap_or_default();
-        let started = place.make(&limits).and_then(|()| self.shim_spawn(&files));
+        let started = place.make(&limits).and_then(|()| devices_settle(&place, &spec)).and_then(|()| self.shim_spawn(&files));
         if started.is_err() {
             // What was begun of it goes with its groups.
             if let Err(error) = place.kill().and_then(|()| place.remove()) {
@@ -211,6 +213,17 @@ impl Runtime {
     pub fn log(&self, id: u64) -> std::io::Result<File> {
         File::open(self.files(id).log())
     }
+}
+
+/// Keeps a container from the node's devices. Without a control group that can, one that could make or mount them is refused; any other has
+/// no nodes but those of its `/dev`, since its image is mounted without devices.
+fn devices_settle(place: &CgroupPlace, spec: &Spec) -> Result<(), DriverError> {
+    if spec.privileged || devices_guard(place)? || !reaches_devices(spec)? {
+        return Ok(());
+    }
+    let text = "this node has no control group that keeps a container from its devices (mount cgroup version 2, or devices of version 1); \
+                a systemd or CAP_MKNOD container without it must be privileged";
+    Err(DriverError::other("devices", text))
 }
 
 /// A process, if it is still the one that was started then.

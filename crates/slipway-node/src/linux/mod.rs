@@ -12,7 +12,7 @@ mod overlay;
 mod syscall;
 
 pub(crate) use beneath::open as beneath_open;
-pub(crate) use syscall::mount_read_only;
+pub(crate) use syscall::{device_program_attach, device_program_load, mount_no_devices, mount_read_only};
 
 use crate::crash::crash_point;
 use crate::kernel::{Found, Kernel, Make};

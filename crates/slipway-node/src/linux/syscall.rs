@@ -1,7 +1,7 @@
 //! The system calls and device requests that rustix has no safe function for.
 #![allow(unsafe_code)]
 
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, IoctlOutput, NoArg, Opcode, Setter, ioctl};
 use std::ffi::c_void;
@@ -150,12 +150,22 @@ struct MountAttr {
 }
 
 const MOUNT_ATTR_RDONLY: u64 = 1;
+const MOUNT_ATTR_NODEV: u64 = 4;
 const AT_EMPTY_PATH: libc::c_long = 0x1000;
 const AT_RECURSIVE: libc::c_long = 0x8000;
 
 /// Makes a mount that is not attached yet read-only, with those below it if asked.
 pub(crate) fn mount_read_only(tree: impl AsFd, recursive: bool) -> Result<(), Errno> {
-    let attr = MountAttr { attr_set: MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    mount_attr_set(tree, MOUNT_ATTR_RDONLY, recursive)
+}
+
+/// Takes from the device nodes in a tree that is not attached yet what they stand for.
+pub(crate) fn mount_no_devices(tree: impl AsFd) -> Result<(), Errno> {
+    mount_attr_set(tree, MOUNT_ATTR_NODEV, true)
+}
+
+fn mount_attr_set(tree: impl AsFd, attr_set: u64, recursive: bool) -> Result<(), Errno> {
+    let attr = MountAttr { attr_set, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty string that ends with NUL, and the attributes live until the call returns; their size is given.
     let done = unsafe {
@@ -168,5 +178,72 @@ pub(crate) fn mount_read_only(tree: impl AsFd, recursive: bool) -> Result<(), Er
             size_of::<MountAttr>(),
         )
     };
-    if done == 0 { Ok(()) } else { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)) }
+    if done == 0 { Ok(()) } else { Err(errno_last()) }
+}
+
+fn errno_last() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
+}
+
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_PROG_ATTACH: libc::c_long = 8;
+const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const BPF_CGROUP_DEVICE: u32 = 6;
+/// Groups below may have programs of their own; all of them must agree.
+const BPF_F_ALLOW_MULTI: u32 = 2;
+
+/// The beginning of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel takes what is not given as zero.
+#[repr(C)]
+struct ProgramLoad {
+    kind: u32,
+    count: u32,
+    code: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+}
+
+/// The beginning of `union bpf_attr` for `BPF_PROG_ATTACH`.
+#[repr(C)]
+struct ProgramAttach {
+    target: u32,
+    program: u32,
+    kind: u32,
+    flags: u32,
+}
+
+/// Gives the kernel a program that decides about devices.
+pub(crate) fn device_program_load(code: &[u64]) -> Result<OwnedFd, Errno> {
+    let license = c"Apache-2.0";
+    let load = ProgramLoad {
+        kind: BPF_PROG_TYPE_CGROUP_DEVICE,
+        count: code.len() as u32,
+        code: code.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+    };
+    // SAFETY: instructions and licence live until the call returns, and their number and the attributes' size are given.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<ProgramLoad>()) };
+    match i32::try_from(fd) {
+        // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+        Ok(fd @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(errno_last()),
+    }
+}
+
+/// Puts a program on a control group of version 2; it stays there until the group goes.
+pub(crate) fn device_program_attach(group: impl AsFd, program: impl AsFd) -> Result<(), Errno> {
+    let number = |fd: BorrowedFd<'_>| u32::try_from(fd.as_raw_fd()).map_err(|_| Errno::BADF);
+    let (target, program) = (number(group.as_fd())?, number(program.as_fd())?);
+    let attach = ProgramAttach { target, program, kind: BPF_CGROUP_DEVICE, flags: BPF_F_ALLOW_MULTI };
+    // SAFETY: the attributes live until the call returns; their size is given.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, size_of::<ProgramAttach>()) };
+    if done == 0 { Ok(()) } else { Err(errno_last()) }
 }
