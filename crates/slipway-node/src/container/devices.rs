@@ -10,15 +10,15 @@ use std::path::Path;
 
 /// Major and minor numbers of character devices, of which `None` is every one.
 const OPEN: &[(u32, Option<u32>)] = &[
-    (1, Some(3)),  // null
-    (1, Some(5)),  // zero
-    (1, Some(7)),  // full
-    (1, Some(8)),  // random
-    (1, Some(9)),  // urandom
-    (5, Some(0)),  // tty
-    (5, Some(1)),  // console
-    (5, Some(2)),  // ptmx
-    (136, None),   // pts
+    (1, Some(3)), // null
+    (1, Some(5)), // zero
+    (1, Some(7)), // full
+    (1, Some(8)), // random
+    (1, Some(9)), // urandom
+    (5, Some(0)), // tty
+    (5, Some(1)), // console
+    (5, Some(2)), // ptmx
+    (136, None),  // pts
 ];
 
 /// Keeps the processes of a control group from every other device. False where this machine has nothing that could.
@@ -65,11 +65,7 @@ fn write(dir: &Path, file: &str, rule: &str) -> Result<(), DriverError> {
 
 /// One instruction of the kernel's virtual machine, as linux/bpf.h has it.
 const fn op(code: u8, dst: u8, src: u8, offset: i16, number: i32) -> u64 {
-    code as u64
-        | (dst as u64) << 8
-        | (src as u64) << 12
-        | (offset as u16 as u64) << 16
-        | (number as u32 as u64) << 32
+    code as u64 | (dst as u64) << 8 | (src as u64) << 12 | (offset as u16 as u64) << 16 | (number as u32 as u64) << 32
 }
 
 const LOAD_WORD: u8 = 0x61;
@@ -150,7 +146,7 @@ mod tests {
             (read, character, 1, 9, 1),
             (read | write, character, 5, 2, 1),
             (read | write, character, 136, 77, 1),
-            (read, character, 1, 1, 0), // mem
+            (read, character, 1, 1, 0),   // mem
             (write, character, 1, 11, 0), // kmsg
             (read, block, 1, 3, 0),
             (read | write, block, 8, 0, 0),

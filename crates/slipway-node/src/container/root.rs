@@ -136,7 +136,8 @@ fn furnish(spec: &Spec, console: &OwnedFd, notify: Option<OwnedFd>) -> Result<()
 }
 
 /// What of `/proc` changes the node, so is only to be read.
-const READ_ONLY: &[&str] = &["proc/sys", "proc/sysrq-trigger", "proc/bus", "proc/fs", "proc/irq", "proc/acpi", "proc/scsi"];
+const READ_ONLY: &[&str] =
+    &["proc/sys", "proc/sysrq-trigger", "proc/bus", "proc/fs", "proc/irq", "proc/acpi", "proc/scsi"];
 /// What of `/proc` and `/sys` tells of the node, so is not there.
 const HIDDEN: &[&str] = &["proc/kcore", "proc/keys", "proc/timer_list", "proc/kmsg", "proc/interrupts", "sys/firmware"];
 

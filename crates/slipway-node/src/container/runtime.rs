@@ -88,7 +88,8 @@ impl Runtime {
         })();
         begun.map_err(|error| DriverError::other("container", format!("{}: {error}", files.dir().display())))?;
         let limits = container.resources.clone().unwrap_or_default();
-        let started = place.make(&limits).and_then(|()| devices_settle(&place, &spec)).and_then(|()| self.shim_spawn(&files));
+        let started =
+            place.make(&limits).and_then(|()| devices_settle(&place, &spec)).and_then(|()| self.shim_spawn(&files));
         if started.is_err() {
             // What was begun of it goes with its groups.
             if let Err(error) = place.kill().and_then(|()| place.remove()) {
