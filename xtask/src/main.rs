@@ -42,12 +42,22 @@ enum Chore {
     Layers,
     /// Check that long files and functions are listed with a reason
     Sizes,
+    /// List what this machine has of devices, mounts, groups and processes of a node: all, or what was made below a folder
+    Census(CensusArgs),
     /// Write the pages of the documentation that are made from the help texts
     Docs(docs::DocsArgs),
     /// Write the manual pages of both programs
     Man(man::ManArgs),
     /// Check licences and banned crates of everything that is linked
     Licences,
+}
+
+/// What of this machine to list.
+#[derive(clap::Args)]
+struct CensusArgs {
+    /// Only what was made from files below this folder
+    #[arg(long, value_name = "FOLDER")]
+    below: Option<std::path::PathBuf>,
 }
 
 fn main() -> std::process::ExitCode {
@@ -68,6 +78,14 @@ fn chore_run(chore: Chore) -> anyhow::Result<()> {
         Chore::Dist => dist::agent_build().map(|path| println!("{}", path.display())),
         Chore::Layers => layers::layers_check(),
         Chore::Sizes => sizes::sizes_check(),
+        Chore::Census(args) => {
+            let mut census = run::cargo();
+            census.args(["run", "--quiet", "--package", "slipway-lab", "--bin", "census", "--"]);
+            if let Some(folder) = args.below {
+                census.arg("--below").arg(folder);
+            }
+            run::run(&mut census)
+        }
         Chore::Docs(args) => docs::docs_run(&args),
         Chore::Man(args) => man::man_write(&args),
         Chore::Licences => licences::licences_check(),

@@ -10,6 +10,7 @@
 //! A guest that is dropped is stopped; one whose test was killed stops by itself, because its command channel ends. Only tests link this
 //! crate; nothing of it is needed at run time.
 
+pub mod census;
 mod channel;
 mod cpio;
 mod error;

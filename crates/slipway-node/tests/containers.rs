@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use slipway_api::node::{Container, Exit};
+use slipway_lab::census::{CensusGuard, Scope};
 use slipway_node::{Running, Runtime, RuntimeConfig, Status};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -62,6 +63,7 @@ const TESTS: &[(&str, Test)] = &[
 
 struct Lab {
     runtime: Runtime,
+    census: CensusGuard,
     top: tempfile::TempDir,
     root: PathBuf,
 }
@@ -80,9 +82,15 @@ impl Lab {
             symlink("busybox", root.join("bin").join(name)).unwrap();
         }
         fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\njan:x:1234:4321::/:/bin/sh\n").unwrap();
-        let lab = Self { runtime: Self::runtime(top.path()), top, root };
-        fs::set_permissions(&lab.root, fs::Permissions::from_mode(0o755)).unwrap();
-        lab
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir_all(top.path().join("run/containers")).unwrap();
+        let groups = format!("/slipway/{}/", Self::node(top.path()));
+        let census = CensusGuard::new(Scope::below(top.path()).named(&groups).files_in(&top.path().join("run")));
+        Self { runtime: Self::runtime(top.path()), census, top, root }
+    }
+
+    fn node(top: &Path) -> String {
+        top.file_name().unwrap().to_string_lossy().trim_start_matches('.').to_owned()
     }
 
     fn runtime(top: &Path) -> Runtime {
@@ -90,7 +98,7 @@ impl Lab {
         Runtime::new(RuntimeConfig {
             run_dir: top.join("run"),
             shim: vec![program, "shim".into()],
-            node: top.file_name().unwrap().to_string_lossy().trim_start_matches('.').to_owned(),
+            node: Self::node(top),
             log_max: 64 << 10,
         })
     }
@@ -132,13 +140,7 @@ impl Lab {
         for id in 0..20 {
             self.runtime.remove(id).unwrap();
         }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(&self.top.path().display().to_string()), "a mount of a container is seen outside");
-        let groups =
-            Command::new("find").args(["/sys/fs/cgroup", "-path", "*/slipway/*", "-name", "[0-9]*"]).output().unwrap();
-        let node = self.top.path().file_name().unwrap().to_string_lossy().trim_start_matches('.').to_owned();
-        let groups = String::from_utf8(groups.stdout).unwrap();
-        assert!(!groups.contains(&node), "{groups}");
+        self.census.check();
     }
 }
 

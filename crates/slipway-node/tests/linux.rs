@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use slipway_api::node::{Attach, Holder, Mount};
+use slipway_lab::census::{CensusGuard, Scope};
 use slipway_node::{Draft, Linux, Node, NodeConfig, Phase, Refusal, Type};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ fn tool(program: &str, args: &[&str]) {
 struct Lab {
     node: Arc<Node<Linux>>,
     linux: Linux,
+    census: Option<CensusGuard>,
     top: tempfile::TempDir,
 }
 
@@ -39,7 +41,9 @@ impl Lab {
     fn new() -> Self {
         let top = tempfile::tempdir().unwrap();
         let (node, linux) = Self::open(top.path());
-        Self { node, linux, top }
+        let [run, mounts] = ["run", "run/mounts"].map(|dir| top.path().join(dir));
+        let census = Some(CensusGuard::new(Scope::below(top.path()).files_in(&run).files_in(&mounts)));
+        Self { node, linux, census, top }
     }
 
     fn open(top: &Path) -> (Arc<Node<Linux>>, Linux) {
@@ -98,25 +102,19 @@ impl Lab {
         self.node.read(|table| table.get(id).unwrap().proof.clone().unwrap().device)
     }
 
-    /// Nothing of ours is left: no loop device, no mount, no directory.
+    /// Nothing of ours is left, and nobody else's is missing.
     fn census(&self) {
-        let top = self.top.path().display().to_string();
-        let loops = Command::new("losetup").args(["-l", "-n", "-O", "BACK-FILE"]).output().unwrap();
-        let loops = String::from_utf8(loops.stdout).unwrap();
-        assert!(!loops.contains(&top), "{loops}");
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let left: Vec<_> = mounts.lines().filter(|line| line.contains(&format!("{top}/run/"))).collect();
-        assert!(left.is_empty(), "{left:?}");
-        for dir in ["run/mounts", "run/overlays"] {
-            assert_eq!(fs::read_dir(self.at(dir)).unwrap().count(), 0, "{dir}");
-        }
+        self.census.iter().for_each(CensusGuard::check);
         assert_eq!(self.node.read(|table| table.iter().count()), 0);
     }
 }
 
+
 impl Drop for Lab {
     fn drop(&mut self) {
-        let _ = self.linux.close();
+        drop(self.census.take());
+        // The directory stays as long as it is a mount, and that as long as the journal is open in it.
+        let _ = Command::new("umount").arg("--lazy").arg(self.at("run")).status();
     }
 }
 
