@@ -109,7 +109,6 @@ impl Lab {
     }
 }
 
-
 impl Drop for Lab {
     fn drop(&mut self) {
         drop(self.census.take());

@@ -29,9 +29,8 @@ pub(super) fn mounts(scope: &Scope, things: &mut BTreeSet<Thing>) -> BTreeSet<Pa
     let own = fs::read_link("/proc/thread-self/ns/mnt").unwrap_or_default();
     let mut lists: BTreeMap<PathBuf, String> = BTreeMap::new();
     let read = |pid: &str| Some((fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?, format!("/proc/{pid}/mountinfo")));
-    for (namespace, list) in std::iter::once("thread-self".to_owned())
-        .chain(pids().iter().map(u32::to_string))
-        .filter_map(|pid| read(&pid))
+    for (namespace, list) in
+        std::iter::once("thread-self".to_owned()).chain(pids().iter().map(u32::to_string)).filter_map(|pid| read(&pid))
     {
         if !lists.contains_key(&namespace)
             && let Ok(text) = fs::read(list)
@@ -149,7 +148,9 @@ fn folders(path: &Path) -> Vec<PathBuf> {
 pub(super) fn keys(scope: &Scope, things: &mut BTreeSet<Thing>) {
     for line in text("/proc/keys").lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let (Some(serial), Some(kind), Some(description)) = (words.first(), words.get(7), words.get(8)) else { continue };
+        let (Some(serial), Some(kind), Some(description)) = (words.first(), words.get(7), words.get(8)) else {
+            continue;
+        };
         if *kind != "keyring" && scope.has(&[description]) {
             things.insert(Thing { kind: "key", name: (*serial).to_owned(), on: format!("{kind} {description}") });
         }
