@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("slipway-transfer", &["slipway-chunk", "slipway-disk", "slipway-api"]),
     ("slipway-server", &["slipway-chunk", "slipway-api", "slipway-store", "slipway-format"]),
     ("slipway-node", &["slipway-api", "slipway-format"]),
-    ("slipway-agent", &["slipway-chunk", "slipway-api", "slipway-transfer", "slipway-disk"]),
+    ("slipway-agent", &["slipway-chunk", "slipway-api", "slipway-transfer", "slipway-disk", "slipway-node"]),
     (
         "slipway-cli",
         &["slipway-chunk", "slipway-api", "slipway-transfer", "slipway-disk", "slipway-format", "slipway-server"],
@@ -34,7 +34,8 @@ const NEVER: &[(&str, &[&str])] = &[
     ("slipway-disk", &["tokio", "reqwest", "hyper", "sqlx"]),
     ("slipway-transfer", &["sqlx", "axum", "object_store", "clap", "indicatif"]),
     ("slipway-node", &["sqlx", "axum", "object_store"]),
-    ("slipway-agent", &["sqlx", "axum", "object_store"]),
+    // It serves the node API, so it has axum; it keeps no catalogue and no blobs.
+    ("slipway-agent", &["sqlx", "object_store"]),
     ("slipway-cli", &["sqlx", "axum", "object_store"]),
 ];
 

@@ -43,7 +43,7 @@ mod tests {
     fn the_agent_has_pages_without_a_fault() {
         let folder = tempfile::tempdir().expect("a folder");
         agent_write(folder.path()).expect("pages");
-        for page in ["slipway-agent.1", "slipway-agent-flash.1"] {
+        for page in ["slipway-agent.1", "slipway-agent-flash.1", "slipway-agent-serve.1"] {
             let path = folder.path().join(page);
             let text = std::fs::read_to_string(&path).expect(page);
             assert!(text.contains("Examples:"), "{page}: {text}");

@@ -1,9 +1,10 @@
 //! The command line as clap reads it. It depends on nothing else, because the manual page is made from it too (`cargo xtask man`).
 
 use clap::{Parser, Subcommand};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Puts versions of disk images onto the disks of this machine.
+/// Puts versions of disk images onto the disks of this machine, and runs system images on it.
 #[derive(Debug, Parser)]
 #[command(
     name = "slipway-agent",
@@ -18,7 +19,8 @@ SLIPWAY_LOG filters the log, like slipway_transfer=debug.
 
 Examples:
   slipway-agent flash jan/os:3 /dev/nvme0n1
-  slipway-agent flash jan/os:stable /dev/disk/by-id/wwn-0x5000c500 --fix-gpt"
+  slipway-agent flash jan/os:stable /dev/disk/by-id/wwn-0x5000c500 --fix-gpt
+  slipway-agent serve --socket-group operators"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -28,6 +30,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Flash(FlashArgs),
+    Serve(ServeArgs),
 }
 
 /// How the result is printed.
@@ -71,4 +74,48 @@ pub(crate) struct FlashArgs {
         hide_possible_values = true
     )]
     pub(crate) output: Format,
+}
+
+/// Serve the node API: attach block devices, mount file systems, run system images
+#[derive(Debug, Default, clap::Args)]
+#[command(after_help = "\
+Needs root. Each setting comes from a flag, else from SLIPWAY_NODE_NAME, else from the file of --config (TOML, \
+names as below with '_'). When it answers it prints 'slipway-agent serve: ready on ADDRESS'. SIGTERM stops it; \
+containers, mounts and devices stay, and the next start finds them.
+
+Examples:
+  slipway-agent serve
+  slipway-agent serve --socket /run/node.sock --socket-group operators
+  slipway-agent serve --listen 10.0.0.7:8450 --tls-cert node.pem --tls-key node.key --tls-client-ca ca.pem")]
+pub(crate) struct ServeArgs {
+    /// The unix socket [default: /run/slipway/node.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// The group that may open the socket besides root
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) socket_group: Option<String>,
+    /// Also listen on TCP, with TLS unless it is loopback; repeatable, port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// What dies with the kernel: mounts, logs, containers [default: /run/slipway/node]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// What stays: numbers, descriptions, kept changes [default: /var/lib/slipway-node]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The certificate chain, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Clients must show a certificate of this CA, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
+    /// Who may do what, TOML; without it only root over the socket may do anything
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// A file with settings
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }

@@ -1,9 +1,11 @@
-//! The program on a machine: small, static, inside an initramfs. It flashes; it links neither server nor store.
+//! The program on a machine: small, static, inside an initramfs. It flashes and serves the node API; it links neither server nor store.
 
 mod args;
 mod failure;
 mod flash;
+mod hidden;
 mod report;
+mod serve;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -15,12 +17,17 @@ use std::time::Duration;
 const TIDY: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
+    // A shim lives as long as its container: it begins before anything else takes memory or a thread.
+    if let Some(ended) = hidden::verb_run() {
+        return ended;
+    }
     let cli = Cli::parse();
     // Already set is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SLIPWAY_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    log_begin(match cli.command {
+        Command::Flash(_) => "off",
+        Command::Serve(_) => "info",
+    });
     match command_run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -30,13 +37,24 @@ fn main() -> ExitCode {
     }
 }
 
+fn log_begin(default: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SLIPWAY_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+}
+
 fn command_run(command: Command) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|why| Failure::new(1, format!("starting threads: {why}"), "look at the limits of this process"))?;
-    let Command::Flash(args) = command;
-    let ended = runtime.block_on(flash::run(args, TIDY));
-    runtime.shutdown_timeout(TIDY);
-    ended
+    match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Flash(args) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(threads_missing)?;
+            let ended = runtime.block_on(flash::run(args, TIDY));
+            runtime.shutdown_timeout(TIDY);
+            ended
+        }
+    }
+}
+
+fn threads_missing(why: std::io::Error) -> Failure {
+    Failure::new(1, format!("starting threads: {why}"), "look at the limits of this process")
 }

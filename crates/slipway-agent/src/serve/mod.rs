@@ -1,0 +1,140 @@
+//! `slipway-agent serve`: the node's rules over HTTP.
+
+mod accept;
+mod answer;
+mod ask;
+mod docs;
+mod health;
+mod listen;
+mod metrics;
+mod notify;
+mod objects;
+mod patient;
+mod peer;
+mod place;
+mod routes;
+mod settings;
+mod site;
+mod tls;
+
+use crate::args::ServeArgs;
+use crate::failure::Failure;
+use accept::{Door, Listener, connections_accept};
+use notify::notify;
+use settings::Settings;
+use site::Site;
+use slipway_node::access::{Policy, PolicyError, TokenFile};
+use slipway_node::{Linux, Node, NodeConfig};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long a stop waits for requests.
+const STOP_WAIT: Duration = Duration::from_secs(10);
+
+/// Runs the service until it is told to stop.
+pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let settings = settings::decide(args, &|name| std::env::var(name).ok())?;
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::new(
+            4,
+            "the node service mounts file systems and starts containers, which only root can",
+            "run 'sudo slipway-agent serve', or start the unit slipway-agent.service",
+        ));
+    }
+    // What containers inherit, and what our own files begin with.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let held = (place::dir_take(&settings.run_dir)?, place::dir_take(&settings.state_dir)?);
+    // The node first: whoever can connect finds what there is.
+    let site = site_open(&settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        // More than connections of both listeners: a call that hangs keeps none from looking.
+        .max_blocking_threads(settings.connections_max.saturating_mul(2).saturating_add(64))
+        .thread_keep_alive(Duration::from_secs(2))
+        .enable_all()
+        .build()
+        .map_err(crate::threads_missing)?;
+    let ended = runtime.block_on(serve(&settings, site));
+    // What still waits for the kernel is found again at the next start.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    drop(held);
+    ended
+}
+
+fn site_open(settings: &Settings) -> Result<Arc<Site>, Failure> {
+    let policy = settings.policy.as_deref().map(Policy::read).transpose().map_err(policy_failure)?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_err(|why| place::io_failure("reading the number of this boot", &why))?;
+    let failed = |why: String| Failure::new(1, format!("opening the node: {why}"), "look at the path, and at 'dmesg'");
+    let linux = Linux::open(&settings.run_dir, &settings.state_dir).map_err(|why| failed(why.to_string()))?;
+    let config = NodeConfig { deadline: settings.deadline, ..NodeConfig::default() };
+    let node = Node::open(linux, config, &settings.run_dir, &settings.state_dir, boot.trim())
+        .map_err(|why| failed(why.to_string()))?;
+    let tokens = TokenFile::new(&settings.state_dir);
+    let stop = CancellationToken::new();
+    Ok(Arc::new(Site::new(node, tokens, policy.unwrap_or_default(), settings.policy.clone(), stop)))
+}
+
+fn policy_failure(why: PolicyError) -> Failure {
+    let (exit, next) = match &why {
+        PolicyError::Read { .. } => (3, "check the path of --policy"),
+        PolicyError::Open(_) => (4, "only root may write the file that says who may do what"),
+        PolicyError::Wrong { .. } => (2, "docs/node.md shows what a policy can say"),
+    };
+    Failure::new(exit, why.to_string(), next)
+}
+
+async fn serve(settings: &Settings, site: Arc<Site>) -> Result<(), Failure> {
+    let signals = |why: std::io::Error| place::io_failure("waiting for signals", &why);
+    let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(signals)?;
+    let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
+    let mut listeners = vec![Listener::Unix(Arc::new(listen::socket_listen(settings)?))];
+    let mut places = vec![format!("unix:{}", settings.socket.display())];
+    for address in &settings.listen {
+        let listener = listen::address_listen(*address).await?;
+        let bound = listener.local_addr().map_err(|why| place::io_failure("asking where it listens", &why))?;
+        places.push(format!("{}://{bound}", if tls.is_some() { "https" } else { "http" }));
+        listeners.push(Listener::Tcp(listener, tls.clone()));
+    }
+    let (kill, tracker) = (CancellationToken::new(), TaskTracker::new());
+    let door = Door {
+        site: site.clone(),
+        stop: site.stop.clone(),
+        kill: kill.clone(),
+        tracker: tracker.clone(),
+        connections_max: settings.connections_max,
+    };
+    let accepting: Vec<_> =
+        listeners.into_iter().map(|listener| tokio::spawn(connections_accept(listener, door.clone()))).collect();
+    for place in &places {
+        eprintln!("slipway-agent serve: ready on {place}");
+    }
+    notify("READY=1");
+    let mut beat = tokio::time::interval(notify::watchdog().unwrap_or(Duration::from_secs(3600)));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => site.policy_reload(),
+            _ = beat.tick() => notify("WATCHDOG=1"),
+        }
+    }
+    notify("STOPPING=1");
+    tracing::info!("stopping; containers, mounts and devices stay");
+    site.stop.cancel();
+    for task in accepting {
+        let _ = task.await;
+    }
+    tracker.close();
+    if tokio::time::timeout(STOP_WAIT, tracker.wait()).await.is_err() {
+        tracing::warn!(open = tracker.len(), "ending connections that did not end by themselves");
+    }
+    kill.cancel();
+    tracker.wait().await;
+    Ok(())
+}
