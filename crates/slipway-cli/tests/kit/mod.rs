@@ -7,6 +7,7 @@ pub mod client;
 pub mod database;
 pub mod image;
 pub mod loops;
+pub mod noise;
 pub mod oracle;
 pub mod proxy;
 pub mod s3;
