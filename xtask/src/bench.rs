@@ -3,8 +3,16 @@
 //! A measure is a file here and a line in [`MEASURES`]. It gets a [`Stage`] (release programs, a server, images), runs each side at least
 //! three times in turn ([`sample::paired`]), and gives [`Row`]s. Nothing is written into the checkout unless `--keep` is given.
 
+mod contest;
 mod convert;
+mod dataset;
+mod device;
+mod flash;
+mod ingest;
+mod peers;
+mod plot;
 mod pull;
+mod random;
 mod report;
 mod sample;
 mod stage;
@@ -14,7 +22,7 @@ use crate::run::{cargo, run};
 use crate::tools;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use report::{Report, Row};
+use report::{Found, Report};
 use stage::Stage;
 use std::path::PathBuf;
 
@@ -26,13 +34,13 @@ use std::path::PathBuf;
 pub(crate) struct BenchArgs {
     /// What to measure; all of it if not given (a wrong name lists them)
     names: Vec<String>,
-    /// A smaller image and three runs: for trying, not for comparing
+    /// Small images and one run: for trying, not for comparing
     #[arg(long)]
     quick: bool,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
-    /// A folder with v1.img and v2.img to use instead of images made here; they are only read
+    /// A folder with v1.img, v2.img and v3.img to use instead of images made here; they are only read
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Write the results into docs/benchmarks.md, in place of the same measure's
@@ -47,10 +55,10 @@ struct Measure {
     about: &'static str,
     /// Programs that it needs besides ours.
     tools: &'static [tools::Tool],
-    run: fn(&Stage) -> Result<Vec<Row>>,
+    run: fn(&Stage) -> Result<Found>,
 }
 
-const MEASURES: &[Measure] = &[convert::MEASURE, pull::MEASURE, view::MEASURE];
+const MEASURES: &[Measure] = &[ingest::MEASURE, flash::MEASURE, convert::MEASURE, pull::MEASURE, view::MEASURE];
 
 /// `cargo xtask bench`.
 pub(crate) fn bench_run(args: &BenchArgs) -> Result<()> {
@@ -75,8 +83,8 @@ pub(crate) fn bench_run(args: &BenchArgs) -> Result<()> {
     for measure in chosen {
         eprintln!("measuring {}", measure.name);
         match (measure.run)(&stage).with_context(|| format!("measure {}", measure.name)) {
-            Ok(rows) => {
-                let report = Report::new(measure.name, measure.about, args.quick, rows);
+            Ok(found) => {
+                let report = Report::new(measure.name, measure.about, args.quick, found);
                 match args.json {
                     true => println!("{}", report.json()?),
                     false => println!("{}", report.table()),

@@ -1,7 +1,7 @@
 //! Disk images of other formats as sparse raw files, beside `qemu-img convert` of the same image.
 
 use super::Measure;
-use super::report::Row;
+use super::report::{Found, Row};
 use super::sample::{paired, timed};
 use super::stage::Stage;
 use crate::run::{cargo, run as run_through, top};
@@ -35,7 +35,7 @@ const IMAGES: &[(&str, &str, &str, &[&str])] = &[
 const SPEED_MIN: f64 = 0.9;
 const MEMORY_MAX_MB: f64 = 64.0;
 
-fn run(stage: &Stage) -> Result<Vec<Row>> {
+fn run(stage: &Stage) -> Result<Found> {
     run_through(
         cargo()
             .args(["build", "--release", "--locked", "--quiet", "--package", "slipway-format"])
@@ -67,7 +67,7 @@ fn run(stage: &Stage) -> Result<Vec<Row>> {
         let goal = format!("speed ≥ {SPEED_MIN} ×, ≤ {MEMORY_MAX_MB} MB");
         rows.push(Row::wall(*what, own, "qemu-img convert", peer).goal(goal, fast && small));
     }
-    Ok(rows)
+    Ok(rows.into())
 }
 
 /// A conversion that gives other bytes is not worth measuring.

@@ -1,7 +1,7 @@
 //! A version as a new sparse file, beside the copy of such a file.
 
 use super::Measure;
-use super::report::Row;
+use super::report::{Found, Row};
 use super::sample::{median, paired, so_far, timed};
 use super::stage::Stage;
 use anyhow::{Context, Result};
@@ -14,7 +14,7 @@ pub(super) const MEASURE: Measure = Measure {
     run,
 };
 
-fn run(stage: &Stage) -> Result<Vec<Row>> {
+fn run(stage: &Stage) -> Result<Found> {
     stage.pushed()?;
     let (first, _) = stage.images()?;
     let out = stage.folder().join("pulled.img");
@@ -46,5 +46,6 @@ fn run(stage: &Stage) -> Result<Vec<Row>> {
         Row::wall("pull", ours, "cp --sparse=always, sync", peer),
         Row::new("memory of pull", "MB", ours.peak_mb).goal("≤ 64", ours.peak_mb <= 64.0),
         Row::new("processor of the server meanwhile", "s", median(server_cpu)),
-    ])
+    ]
+    .into())
 }

@@ -1,10 +1,37 @@
 //! Results as a table, as JSON, and in docs/benchmarks.md.
 
+use super::plot::Plot;
 use super::sample::Sample;
 use crate::run::{read, top};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::process::Command;
+
+/// What a measure found.
+#[derive(Default, Serialize)]
+pub(super) struct Found {
+    /// Programs side by side.
+    pub(super) lines: Vec<Line>,
+    /// Single figures and goals.
+    pub(super) rows: Vec<Row>,
+    /// What the figures do not say by themselves.
+    pub(super) notes: Vec<String>,
+    pub(super) plots: Vec<Plot>,
+}
+
+impl From<Vec<Row>> for Found {
+    fn from(rows: Vec<Row>) -> Self {
+        Self { rows, ..Self::default() }
+    }
+}
+
+/// What one program took for one step, or why there is no figure.
+#[derive(Serialize)]
+pub(super) struct Line {
+    pub(super) what: String,
+    pub(super) who: String,
+    pub(super) result: Result<Sample, String>,
+}
 
 /// One figure of ours beside one of a peer or a floor.
 #[derive(Serialize)]
@@ -43,6 +70,43 @@ impl Row {
         Self { goal: Some((text.into(), met)), ..self }
     }
 
+    /// A goal that is a multiple of the peer's figure; without one there is nothing to hold ours against.
+    pub(super) fn times(self, name: &str, theirs: Option<f64>, most: f64) -> Self {
+        match theirs {
+            Some(theirs) => {
+                let met = self.ours <= theirs * most;
+                self.peer(name, theirs).goal(format!("≤ {most} ×"), met)
+            }
+            None => Self { peer: None, ..self },
+        }
+    }
+
+    /// The same where small images would say nothing: a quick run then shows the ratio only.
+    pub(super) fn times_full(self, quick: bool, name: &str, theirs: Option<f64>, most: f64) -> Self {
+        let row = self.times(name, theirs, most);
+        if quick { Self { goal: None, ..row } } else { row }
+    }
+
+    /// A goal that is a figure.
+    pub(super) fn most(self, most: f64) -> Self {
+        let (met, unit) = (self.ours <= most, self.unit);
+        self.goal(format!("≤ {} {unit}", short(most)), met)
+    }
+
+    /// A goal that is a figure of one set of images: a quick run has others.
+    pub(super) fn most_full(self, quick: bool, most: f64) -> Self {
+        if quick { self } else { self.most(most) }
+    }
+
+    /// Beside the goal that is a multiple, one that is a figure of the full set of images; either is enough, as the figure is of one machine.
+    pub(super) fn most_or(mut self, quick: bool, most: f64) -> Self {
+        if let (false, Some((text, met))) = (quick, &mut self.goal) {
+            *text += &format!(" or ≤ {} {}", short(most), self.unit);
+            *met |= self.ours <= most;
+        }
+        self
+    }
+
     /// Ours over the peer's.
     pub(super) fn ratio(&self) -> Option<f64> {
         self.peer.as_ref().map(|(_, value)| self.ours / value)
@@ -71,12 +135,80 @@ impl Row {
 
 const HEAD: [&str; 9] = ["what", "ours", "peer", "peer is", "ratio", "wall s, ours / peer", "CPU s", "peak MB", "goal"];
 
-fn short(value: f64) -> String {
+pub(super) fn short(value: f64) -> String {
     match value.abs() {
         big if big >= 100.0 => format!("{value:.0}"),
         big if big >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
+}
+
+const LINE_HEAD: [&str; 11] = [
+    "what",
+    "program",
+    "wall s",
+    "CPU s",
+    "peak MB",
+    "read MB",
+    "written MB",
+    "fetched MB",
+    "kept MB",
+    "CPU ÷ ours",
+    "wall ÷ ours",
+];
+
+fn lines_cells(lines: &[Line]) -> Vec<[String; 11]> {
+    let maybe = |value: Option<f64>| value.map_or_else(|| "–".into(), short);
+    let ratio = |theirs: f64, ours: f64| if ours > 0.0 { short(theirs / ours) } else { "–".into() };
+    let mut first: Option<&Line> = None;
+    let mut cells = Vec::new();
+    for line in lines {
+        if first.is_none_or(|first| first.what != line.what) {
+            first = Some(line);
+        }
+        let ours = first.and_then(|line| line.result.as_ref().ok()).copied().unwrap_or_default();
+        let Sample { wall, cpu, peak_mb, read_mb, written_mb, fetched_mb, kept_mb } = match &line.result {
+            Ok(sample) => *sample,
+            Err(why) => {
+                let mut row: [String; 11] = std::array::from_fn(|_| "–".into());
+                let why: String = why.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "/");
+                row[0] = line.what.clone();
+                row[1] = format!("{}: no figure: {}", line.who, why.chars().take(160).collect::<String>());
+                cells.push(row);
+                continue;
+            }
+        };
+        cells.push([
+            line.what.clone(),
+            line.who.clone(),
+            short(wall),
+            short(cpu),
+            short(peak_mb),
+            short(read_mb),
+            short(written_mb),
+            maybe(fetched_mb),
+            maybe(kept_mb),
+            ratio(cpu, ours.cpu),
+            ratio(wall, ours.wall),
+        ]);
+    }
+    cells
+}
+
+fn markdown<const N: usize>(head: &[&str; N], rows: &[[String; N]]) -> String {
+    let mut lines = vec![head.map(str::to_owned)];
+    lines.extend(rows.iter().cloned());
+    let width = |n: usize| lines.iter().map(|line| line[n].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |cells: &[String; N]| {
+        let padded: Vec<_> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("| {} |\n", padded.join(" | "))
+    };
+    let rule: Vec<_> = widths.iter().map(|width| "-".repeat(*width)).collect();
+    let mut text = line(&lines[0]);
+    text += &format!("| {} |\n", rule.join(" | "));
+    lines[1..].iter().for_each(|cells| text += &line(cells));
+    text
 }
 
 /// The results of one measure.
@@ -85,7 +217,8 @@ pub(super) struct Report {
     name: &'static str,
     about: &'static str,
     quick: bool,
-    rows: Vec<Row>,
+    #[serde(flatten)]
+    found: Found,
     machine: Machine,
 }
 
@@ -119,40 +252,44 @@ impl Machine {
 }
 
 impl Report {
-    pub(super) fn new(name: &'static str, about: &'static str, quick: bool, rows: Vec<Row>) -> Self {
-        Self { name, about, quick, rows, machine: Machine::look() }
+    pub(super) fn new(name: &'static str, about: &'static str, quick: bool, found: Found) -> Self {
+        Self { name, about, quick, found, machine: Machine::look() }
     }
 
     pub(super) fn json(&self) -> Result<String> {
         serde_json::to_string(self).context("writing the results")
     }
 
-    /// A Markdown table, which is also good to read as it is.
+    /// Markdown, which is also good to read as it is.
     pub(super) fn table(&self) -> String {
-        let mut lines = vec![HEAD.map(str::to_owned)];
-        lines.extend(self.rows.iter().map(Row::cells));
-        let width = |n: usize| lines.iter().map(|line| line[n].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
-        let line = |cells: &[String; 9]| {
-            let padded: Vec<_> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-            format!("| {} |\n", padded.join(" | "))
-        };
-        let rule: Vec<_> = widths.iter().map(|width| "-".repeat(*width)).collect();
+        let mut text = format!("## {}\n\n{}\n\n", self.name, self.about);
+        if !self.found.lines.is_empty() {
+            text += &markdown(&LINE_HEAD, &lines_cells(&self.found.lines));
+            text += "\n";
+        }
+        if !self.found.rows.is_empty() {
+            text += &markdown(&HEAD, &self.found.rows.iter().map(Row::cells).collect::<Vec<_>>());
+            text += "\n";
+        }
+        for plot in &self.found.plots {
+            text += &format!("![{}](benchmarks/{}.svg)\n\n", plot.title, plot.name);
+        }
+        for note in &self.found.notes {
+            text += &format!("{note}\n\n");
+        }
         let Machine { cores, processor, kernel, load, commit, date } = &self.machine;
         let quick = if self.quick { " A quick run: for trying, not for comparing." } else { "" };
-        let mut text = format!("## {}\n\n{}\n\n", self.name, self.about);
-        text += &line(&lines[0]);
-        text += &format!("| {} |\n", rule.join(" | "));
-        lines[1..].iter().for_each(|cells| text += &line(cells));
-        text += &format!(
-            "\n{date}, commit {commit}; {cores} cores ({processor}), Linux {kernel}, load {load}. Medians; ours / peer in turn.{quick}\n"
-        );
-        text
+        text + &format!(
+            "{date}, commit {commit}; {cores} cores ({processor}), Linux {kernel}, load {load}. Medians, in turn.{quick}\n"
+        )
     }
 
     /// Puts the table into docs/benchmarks.md, in place of the one of the same measure.
     pub(super) fn keep(&self) -> Result<()> {
         let path = top().join("docs/benchmarks.md");
+        for plot in &self.found.plots {
+            plot.keep(&top().join("docs/benchmarks"))?;
+        }
         let (begin, end) = (format!("<!-- measure {} -->\n", self.name), "<!-- end -->\n");
         let text = std::fs::read_to_string(&path).unwrap_or_else(|_| {
             "# Benchmarks\n\nMade by `cargo xtask bench --keep`. The ratio to a peer or floor in the same run counts; seconds are those of one machine.\n".into()

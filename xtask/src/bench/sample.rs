@@ -5,7 +5,7 @@ use serde::Serialize;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// Time, processor and memory of one run.
+/// Time, processor, memory and bytes of one run. MB are 10^6 bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Sample {
     /// Seconds from beginning to end.
@@ -14,10 +14,33 @@ pub(super) struct Sample {
     pub(super) cpu: f64,
     /// The most memory it had, in MB of 10^6 bytes.
     pub(super) peak_mb: f64,
+    /// What it and its children read by calls of the kernel, from files and pipes; what comes over a socket is not in it.
+    pub(super) read_mb: f64,
+    /// The same for what they wrote; of a block device, what the kernel sent to it.
+    pub(super) written_mb: f64,
+    /// What came over the network, where that is known.
+    pub(super) fetched_mb: Option<f64>,
+    /// By what a store or a file grew, where that is the point.
+    pub(super) kept_mb: Option<f64>,
+}
+
+/// Bytes that we and the children we have waited for read and wrote so far, in MB.
+fn bytes_so_far() -> (f64, f64) {
+    let text = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        line.and_then(|number| number.parse::<f64>().ok()).unwrap_or(0.0) / 1e6
+    };
+    (field("rchar"), field("wchar"))
 }
 
 /// Runs a program to its end, under `time`, which counts what its children took as well.
 pub(super) fn timed(command: &Command) -> Result<Sample> {
+    Ok(timed_read(command)?.0)
+}
+
+/// The same, with what it wrote to its standard output.
+pub(super) fn timed_read(command: &Command) -> Result<(Sample, String)> {
     let said = tempfile::NamedTempFile::new().context("making a file for the times")?;
     let mut timed = Command::new("/usr/bin/time");
     timed.args(["-f", "%U %S %M", "-o"]).arg(said.path()).arg("--");
@@ -31,9 +54,12 @@ pub(super) fn timed(command: &Command) -> Result<Sample> {
     if let Some(folder) = command.get_current_dir() {
         timed.current_dir(folder);
     }
+    let (read_before, written_before) = bytes_so_far();
     let begun = Instant::now();
-    let out = timed.stdin(Stdio::null()).stdout(Stdio::null()).output().context("starting /usr/bin/time")?;
+    let out = timed.stdin(Stdio::null()).stdout(Stdio::piped()).output().context("starting /usr/bin/time")?;
     let wall = begun.elapsed().as_secs_f64();
+    // What a child did is added to ours when it has ended.
+    let (read, written) = bytes_so_far();
     let program = command.get_program().to_string_lossy();
     if !out.status.success() {
         bail!("{program}: {}\n{}", out.status, String::from_utf8_lossy(&out.stderr).trim());
@@ -41,7 +67,10 @@ pub(super) fn timed(command: &Command) -> Result<Sample> {
     let text = std::fs::read_to_string(said.path()).context("reading the times")?;
     let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     ensure!(numbers.len() == 3, "/usr/bin/time said {text:?}");
-    Ok(Sample { wall, cpu: numbers[0] + numbers[1], peak_mb: numbers[2] * 1024.0 / 1e6 })
+    let (cpu, peak_mb) = (numbers[0] + numbers[1], numbers[2] * 1024.0 / 1e6);
+    let (read_mb, written_mb) = (read - read_before, written - written_before);
+    let sample = Sample { wall, cpu, peak_mb, read_mb, written_mb, ..Sample::default() };
+    Ok((sample, String::from_utf8_lossy(&out.stdout).into_owned()))
 }
 
 /// What a process that goes on has taken so far: seconds of processor and its peak memory.
@@ -55,7 +84,7 @@ pub(super) fn so_far(pid: u32) -> Result<Sample> {
     let peak =
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<f64>().ok());
     let per_second = rustix::param::clock_ticks_per_second() as f64;
-    Ok(Sample { wall: 0.0, cpu: ticks / per_second, peak_mb: peak.unwrap_or(0.0) * 1024.0 / 1e6 })
+    Ok(Sample { cpu: ticks / per_second, peak_mb: peak.unwrap_or(0.0) * 1024.0 / 1e6, ..Sample::default() })
 }
 
 /// The middle of the values; of an even number the mean of the two in the middle.
@@ -71,10 +100,19 @@ pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 
 /// The middle of each number by itself; the peak is the highest.
 pub(super) fn middle(samples: &[Sample]) -> Sample {
+    let of = |pick: fn(&Sample) -> f64| median(samples.iter().map(pick));
+    let known = |pick: fn(&Sample) -> Option<f64>| {
+        let values: Vec<f64> = samples.iter().filter_map(pick).collect();
+        (!values.is_empty()).then(|| median(values))
+    };
     Sample {
-        wall: median(samples.iter().map(|sample| sample.wall)),
-        cpu: median(samples.iter().map(|sample| sample.cpu)),
+        wall: of(|sample| sample.wall),
+        cpu: of(|sample| sample.cpu),
         peak_mb: samples.iter().map(|sample| sample.peak_mb).fold(0.0, f64::max),
+        read_mb: of(|sample| sample.read_mb),
+        written_mb: of(|sample| sample.written_mb),
+        fetched_mb: known(|sample| sample.fetched_mb),
+        kept_mb: known(|sample| sample.kept_mb),
     }
 }
 

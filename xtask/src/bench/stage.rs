@@ -1,9 +1,9 @@
 //! What the measures work with: our programs, a server of its own, and images.
 
-use crate::demo::image::{self, Scale};
+use super::dataset::DataSet;
 use crate::demo::server::Server;
 use crate::run::{read, run, top};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,23 +11,27 @@ use std::process::Command;
 /// A folder that goes away, and what is in it. Everything is made when it is first asked for.
 pub(super) struct Stage {
     folder: tempfile::TempDir,
-    quick: bool,
-    data: Option<PathBuf>,
-    images: OnceCell<(PathBuf, PathBuf)>,
+    pub(super) quick: bool,
+    given: Option<PathBuf>,
+    data: OnceCell<DataSet>,
     server: OnceCell<Server>,
     pushed: OnceCell<()>,
+    all_pushed: OnceCell<()>,
 }
 
 impl Stage {
     pub(super) fn new(quick: bool, data: Option<&Path>) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("slipway-bench-").tempdir().context("making a folder")?;
+        std::fs::create_dir_all(cache()).context("making target/bench")?;
+        // Beside the images, so that both are on the same file system, and never in memory.
+        let folder = tempfile::Builder::new().prefix("run-").tempdir_in(cache()).context("making a folder")?;
         Ok(Self {
             folder,
             quick,
-            data: data.map(Path::to_owned),
-            images: OnceCell::new(),
+            given: data.map(Path::to_owned),
+            data: OnceCell::new(),
             server: OnceCell::new(),
             pushed: OnceCell::new(),
+            all_pushed: OnceCell::new(),
         })
     }
 
@@ -38,7 +42,7 @@ impl Stage {
 
     /// How often each side runs.
     pub(super) fn runs(&self) -> usize {
-        if self.quick { 3 } else { 5 }
+        if self.quick { 1 } else { 3 }
     }
 
     /// The release build of `slipway`.
@@ -46,28 +50,22 @@ impl Stage {
         top().join("target/release/slipway")
     }
 
-    /// Two raw images, the second the first with some changes.
-    pub(super) fn images(&self) -> Result<&(PathBuf, PathBuf)> {
-        if let Some(images) = self.images.get() {
-            return Ok(images);
+    /// The three images.
+    pub(super) fn data(&self) -> Result<&DataSet> {
+        if let Some(data) = self.data.get() {
+            return Ok(data);
         }
-        let made = match &self.data {
-            Some(data) => (data.join("v1.img"), data.join("v2.img")),
-            None => {
-                let (first, second) = (self.folder().join("v1.img"), self.folder().join("v2.img"));
-                let scale = match self.quick {
-                    true => Scale { image: 512 << 20, tree: 120 << 20 },
-                    false => Scale { image: 4 << 30, tree: 1 << 30 },
-                };
-                image::make(&self.folder().join("tree"), &first, &scale)?;
-                image::change(&first, &second)?;
-                (first, second)
-            }
+        let data = match &self.given {
+            Some(given) => DataSet::given(given)?,
+            None => DataSet::made(&cache(), self.quick)?,
         };
-        for path in [&made.0, &made.1] {
-            ensure!(path.is_file(), "{} is not there", path.display());
-        }
-        Ok(self.images.get_or_init(|| made))
+        Ok(self.data.get_or_init(|| data))
+    }
+
+    /// Two raw images, the second the first with some changes.
+    pub(super) fn images(&self) -> Result<(&Path, &Path)> {
+        let data = self.data()?;
+        Ok((&data.v1, &data.v2))
     }
 
     /// A server with a store of its own.
@@ -86,15 +84,31 @@ impl Stage {
         Ok(command)
     }
 
-    /// Sees to it that `me/os:0` and `me/os:1` are the two images.
+    /// The same for the program of a machine.
+    pub(super) fn agent(&self, words: &[&str]) -> Result<Command> {
+        let mut command = self.server()?.client(&top().join("target/release/slipway-agent"));
+        command.args(words);
+        Ok(command)
+    }
+
+    /// Sees to it that `me/os:0` and `me/os:1` are the first two images.
     pub(super) fn pushed(&self) -> Result<()> {
         if self.pushed.get().is_none() {
-            let (first, second) = self.images()?;
-            for path in [first, second] {
-                let path = path.to_str().context("a path that is not UTF-8")?;
-                read(&mut self.slipway(&["push", path, "me/os", "-q"])?)?;
+            let data = self.data()?;
+            for path in [&data.v1, &data.v2] {
+                read(&mut self.slipway(&["push", text(path)?, "me/os", "-q"])?)?;
             }
             self.pushed.get_or_init(|| ());
+        }
+        Ok(())
+    }
+
+    /// And `me/os:2` the third.
+    pub(super) fn all_pushed(&self) -> Result<()> {
+        self.pushed()?;
+        if self.all_pushed.get().is_none() {
+            read(&mut self.slipway(&["push", text(&self.data()?.v3)?, "me/os", "-q"])?)?;
+            self.all_pushed.get_or_init(|| ());
         }
         Ok(())
     }
@@ -103,4 +117,14 @@ impl Stage {
     pub(super) fn settle(&self) -> Result<()> {
         run(&mut Command::new("sync"))
     }
+}
+
+/// What is kept from one run to the next.
+pub(super) fn cache() -> PathBuf {
+    top().join("target/bench")
+}
+
+/// A path as an argument among texts.
+pub(super) fn text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }

@@ -1,7 +1,7 @@
 //! Reads through `slipway disk-view`: here and there, and from beginning to end.
 
 use super::Measure;
-use super::report::Row;
+use super::report::{Found, Row};
 use super::sample::{Sample, median, middle, so_far, timed};
 use super::stage::Stage;
 use crate::run::{is_root, read};
@@ -26,7 +26,7 @@ pub(super) const MEASURE: Measure = Measure {
 const READS: usize = 1000;
 const BLOCK: usize = 4096;
 
-fn run(stage: &Stage) -> Result<Vec<Row>> {
+fn run(stage: &Stage) -> Result<Found> {
     ensure!(is_root(), "mounting a view needs root");
     stage.pushed()?;
     let (first, _) = stage.images()?;
@@ -67,7 +67,7 @@ fn run(stage: &Stage) -> Result<Vec<Row>> {
         drop(view);
     }
     std::fs::remove_dir_all(stage.folder().join("view-cache")).context("removing the cache")?;
-    Ok(rows)
+    Ok(rows.into())
 }
 
 /// The whole image through a view that has nothing yet, beside `slipway pull`.
@@ -82,7 +82,7 @@ fn streaming(stage: &Stage, first: &Path) -> Result<Vec<Row>> {
         stage.settle()?;
         let sample = timed(&copy)?;
         let own = so_far(view.pid())?;
-        copies.push(Sample { wall: sample.wall, cpu: sample.cpu + own.cpu, peak_mb: own.peak_mb });
+        copies.push(Sample { cpu: sample.cpu + own.cpu, peak_mb: own.peak_mb, ..sample });
         let same = Command::new("cmp").arg(first).arg(&out).status().context("starting cmp")?;
         ensure!(same.success(), "the copy differs from the image");
         std::fs::remove_file(&out).context("removing the copy")?;

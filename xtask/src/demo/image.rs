@@ -19,7 +19,7 @@ pub(crate) struct Scale {
 pub(crate) const DEMO: Scale = Scale { image: 1 << 30, tree: 240 << 20 };
 
 /// Copies regular files of `from` in name order until `left` is used up.
-fn tree_fill(from: &Path, to: &Path, left: &mut u64) -> Result<()> {
+pub(crate) fn tree_fill(from: &Path, to: &Path, left: &mut u64) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("making {}", to.display()))?;
     let Ok(folder) = fs::read_dir(from) else { return Ok(()) };
     let mut entries: Vec<_> = folder.flatten().collect();
