@@ -56,6 +56,10 @@ pub(super) fn make(at: &Mountpoint, block: &MountAttach, on: Option<&Proof>) -> 
     if is_read_only(device)? {
         options.attr |= MountAttrFlags::MOUNT_ATTR_RDONLY.bits();
     }
+    if options.attr & MountAttrFlags::MOUNT_ATTR_RDONLY.bits() != 0 {
+        // Of the file system too, so that it does not even replay a journal where it need not.
+        options.own.insert(0, "ro".to_owned());
+    }
     let tree = mounted(&block.fs_type, device, &options)?;
     at.prepare(true)?;
     at.put(tree)
@@ -69,8 +73,8 @@ fn is_read_only(device: &str) -> Result<bool, DriverError> {
     syscall::is_read_only(&opened).map_err(|errno| system("blkroget", path, errno))
 }
 
-/// A mount that is nowhere yet.
-fn mounted(fs_type: &str, source: &str, options: &Options) -> Result<OwnedFd, DriverError> {
+/// A mount that is nowhere yet: it goes with its descriptor.
+pub(super) fn mounted(fs_type: &str, source: &str, options: &Options) -> Result<OwnedFd, DriverError> {
     let failed = |step: &str, what: &str, errno: Errno| DriverError::system(step, errno, what.to_owned());
     let context = fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| match errno {
         Errno::NODEV => DriverError::request("fsopen", format!("this kernel has no file system '{fs_type}'")),
@@ -85,9 +89,6 @@ fn mounted(fs_type: &str, source: &str, options: &Options) -> Result<OwnedFd, Dr
         error
     };
     fsconfig_set_string(context.as_fd(), "source", source).map_err(|errno| said("fsconfig", source, errno))?;
-    if options.attr & MountAttrFlags::MOUNT_ATTR_RDONLY.bits() != 0 {
-        fsconfig_set_flag(context.as_fd(), "ro").map_err(|errno| said("fsconfig", "ro", errno))?;
-    }
     for option in &options.own {
         let set = match option.split_once('=') {
             Some((key, value)) => fsconfig_set_string(context.as_fd(), key, value),

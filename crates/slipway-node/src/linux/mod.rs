@@ -1,5 +1,6 @@
 //! The kernel of this machine. Every file here is one kind of thing that it has; each thing that we make carries our mark.
 
+mod address;
 mod beneath;
 mod bind;
 mod filesystem;
@@ -8,7 +9,9 @@ mod local;
 mod loops;
 mod mountinfo;
 mod mountpoint;
+mod nfs;
 mod overlay;
+mod rpc;
 mod syscall;
 
 pub(crate) use beneath::open as beneath_open;
@@ -99,6 +102,7 @@ impl Kernel for Linux {
                     (MountKind::Overlay, _, _, Some(block)) => {
                         overlay::make(&at, &self.overlay_dirs(make.id, &block.persist), block, &make.on)
                     }
+                    (MountKind::Nfs, ..) => mount.nfs.as_ref().ok_or_else(no_driver).and_then(|block| nfs::make(&at, block)),
                     _ => Err(no_driver()),
                 };
                 made.inspect_err(|_| at.remove())
@@ -116,8 +120,9 @@ impl Kernel for Linux {
                 self.mountpoint(id, MountKind::Overlay).unmount()?;
                 overlay::dirs_remove(&self.overlay_dirs(id, ""))
             }
+            Driver::Mount(MountKind::Nfs) => nfs::undo(&self.mountpoint(id, MountKind::Nfs)),
             Driver::Attach(AttachKind::Iscsi | AttachKind::Rbd | AttachKind::Nbd | AttachKind::Slipway)
-            | Driver::Mount(MountKind::Nfs | MountKind::Uri) => Err(no_driver()),
+            | Driver::Mount(MountKind::Uri) => Err(no_driver()),
         }
     }
 

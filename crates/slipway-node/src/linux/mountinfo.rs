@@ -13,6 +13,8 @@ pub(super) struct Mounted {
     pub(super) device: String,
     /// Where.
     pub(super) path: PathBuf,
+    /// What the file system says of itself, with commas.
+    pub(super) options: String,
 }
 
 /// Of the namespace of this thread.
@@ -29,7 +31,9 @@ pub(super) fn parse(text: &[u8]) -> Vec<Mounted> {
         let mut fields = line.split(|byte| *byte == b' ');
         let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
         let path = OsString::from_vec(unescaped(fields.nth(1)?));
-        Some(Mounted { device, path: path.into() })
+        // Any number of fields, a hyphen, then type, source and options.
+        let options = fields.skip_while(|field| *field != b"-").nth(3).unwrap_or_default();
+        Some(Mounted { device, path: path.into(), options: String::from_utf8_lossy(options).into_owned() })
     });
     mounted.collect()
 }
@@ -59,7 +63,9 @@ mod tests {
     #[test]
     fn lines_are_read_with_their_escapes() {
         let text = b"36 35 98:0 /mnt1 /mnt\\0402\\134x rw,noatime master:1 - ext3 /dev/root rw\nshort\n\n37 36 0:5 / /proc rw - proc proc rw\n";
-        let found: Vec<_> = parse(text).into_iter().map(|m| (m.device, m.path.display().to_string())).collect();
-        assert_eq!(found, [("98:0".into(), "/mnt 2\\x".to_owned()), ("0:5".into(), "/proc".to_owned())]);
+        let found = parse(text).into_iter().map(|m| (m.device, m.path.display().to_string(), m.options));
+        let found: Vec<_> = found.collect();
+        let rows = [("98:0", "/mnt 2\\x", "rw"), ("0:5", "/proc", "rw")];
+        assert_eq!(found, rows.map(|(device, path, options)| (device.into(), path.into(), options.into())));
     }
 }

@@ -1,7 +1,7 @@
 //! Where mounts of ours are: `mounts/KIND-NUMBER` in the run directory, so that the name alone says what to do with it.
 
 use super::holders::mount_holders;
-use super::{folder_make, io_error, mountinfo, system};
+use super::{folder_make, io_error, mountinfo, syscall, system};
 use crate::crash::crash_point;
 use crate::kernel::Found;
 use crate::object::{Driver, Proof};
@@ -9,9 +9,15 @@ use crate::refusal::DriverError;
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use slipway_api::node::{MountKind, ObjectId};
+use std::ffi::CString;
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long the kernel may say farewell to a server that does not answer.
+const CUT_OFF_LIMIT: Duration = Duration::from_secs(2);
 
 /// A place for one mount.
 #[derive(Clone, Debug)]
@@ -52,6 +58,32 @@ impl Mountpoint {
 
     fn is_mounted(&self) -> Result<bool, DriverError> {
         Ok(mountinfo::mounts()?.iter().any(|mount| mount.path == self.0))
+    }
+
+    /// What the file system that is on top there says of itself; none if nothing is mounted.
+    pub(super) fn options(&self) -> Result<Option<String>, DriverError> {
+        let on_top = mountinfo::mounts()?.into_iter().rfind(|mount| mount.path == self.0);
+        Ok(on_top.map(|mount| mount.options))
+    }
+
+    /// Takes it away although its server is gone: what waits for the server ends with an error, what was not written is lost.
+    ///
+    /// # Errors
+    /// Busy, if somebody uses it; then nothing was cut off.
+    pub(super) fn unmount_cut_off(&self) -> Result<(), DriverError> {
+        let path = CString::new(self.0.as_os_str().as_bytes()).map_err(|_| DriverError::other("umount", "a NUL"))?;
+        while self.is_mounted()? {
+            // Marks a mount that nobody uses, and refuses one that somebody does: the kernel's only question that has no effect on those
+            // who use it. The mark means nothing to the next unmount.
+            if unmount(&self.0, UnmountFlags::NOFOLLOW | UnmountFlags::EXPIRE) == Err(Errno::BUSY) {
+                return Err(system("umount", &self.0, Errno::BUSY).held_by(mount_holders(&self.0)));
+            }
+            match syscall::unmount_apart(&path, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE, CUT_OFF_LIMIT) {
+                Ok(()) | Err(Errno::TIMEDOUT) => {}
+                Err(errno) => return Err(system("umount", &self.0, errno)),
+            }
+        }
+        self.unmount()
     }
 
     /// Takes it away, or says who keeps it. That it is not mounted, or not there, is success.

@@ -4,7 +4,10 @@
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, IoctlOutput, NoArg, Opcode, Setter, ioctl};
-use std::ffi::c_void;
+use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use std::ffi::{CStr, c_void};
+use std::time::{Duration, Instant};
 
 /// `LOOP_CLR_FD` of linux/loop.h.
 const LOOP_CLR_FD: Opcode = 0x4C01;
@@ -246,4 +249,45 @@ pub(crate) fn device_program_attach(group: impl AsFd, program: impl AsFd) -> Res
     // SAFETY: the attributes live until the call returns; their size is given.
     let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, size_of::<ProgramAttach>()) };
     if done == 0 { Ok(()) } else { Err(errno_last()) }
+}
+
+/// Unmounts in a process of its own, which is killed after `limit`: the kernel then stops to wait for a server that is gone. In a thread of
+/// ours it would wait on, since only a whole process can be killed.
+pub(super) fn unmount_apart(at: &CStr, flags: UnmountFlags, limit: Duration) -> Result<(), Errno> {
+    let clone = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
+    // SAFETY: this is a fork, so the child has its own memory, with the one thread that called. It makes nothing but two system calls, which
+    // need no lock that another thread may have held, and shares the descriptors so that it keeps none open.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, clone, 0, 0, 0, 0) };
+    if pid == 0 {
+        // SAFETY: the path ends with NUL and lives in this process' memory; the second call does not come back.
+        unsafe {
+            let done = libc::syscall(libc::SYS_umount2, at.as_ptr(), flags.bits());
+            let code = if done == 0 { 0 } else { *libc::__errno_location() };
+            libc::syscall(libc::SYS_exit_group, code);
+        }
+        std::process::abort();
+    }
+    let last = || Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN);
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|pid| pid.as_raw_nonzero().get() > 0).ok_or_else(last)?;
+    let until = Instant::now() + limit;
+    let mut options = WaitOptions::NOHANG;
+    loop {
+        match waitpid(Some(pid), options) {
+            Ok(Some((_, status))) => {
+                return match status.exit_status() {
+                    Some(0) => Ok(()),
+                    Some(code) => Err(Errno::from_raw_os_error(code)),
+                    // Killed while it waited, after the mount had gone from its place.
+                    None => Err(Errno::TIMEDOUT),
+                };
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            Ok(None) => {
+                kill_process(pid, Signal::KILL)?;
+                options = WaitOptions::empty();
+            }
+        }
+    }
 }
