@@ -23,7 +23,10 @@ pub(super) fn resolve(field: &str, host: &str, port: u16) -> Result<Vec<SocketAd
         && bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:%".contains(&byte));
     if !fits {
         let shown: String = host.escape_debug().take(80).collect();
-        return Err(DriverError::request("resolve", format!("{field} '{shown}' is neither a host name nor an address")));
+        return Err(DriverError::request(
+            "resolve",
+            format!("{field} '{shown}' is neither a host name nor an address"),
+        ));
     }
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);

@@ -102,7 +102,9 @@ impl Kernel for Linux {
                     (MountKind::Overlay, _, _, Some(block)) => {
                         overlay::make(&at, &self.overlay_dirs(make.id, &block.persist), block, &make.on)
                     }
-                    (MountKind::Nfs, ..) => mount.nfs.as_ref().ok_or_else(no_driver).and_then(|block| nfs::make(&at, block)),
+                    (MountKind::Nfs, ..) => {
+                        mount.nfs.as_ref().ok_or_else(no_driver).and_then(|block| nfs::make(&at, block))
+                    }
                     _ => Err(no_driver()),
                 };
                 made.inspect_err(|_| at.remove())

@@ -212,7 +212,9 @@ mod tests {
 
     #[test]
     fn what_is_wanted_is_looked_at_first() {
-        let found = wanted(r#"{"host":"fe80::1","path":"/a b","ro":true,"options":["soft,timeo=50","noatime","_netdev,retry=0","port=20490"]}"#);
+        let found = wanted(
+            r#"{"host":"fe80::1","path":"/a b","ro":true,"options":["soft,timeo=50","noatime","_netdev,retry=0","port=20490"]}"#,
+        );
         let found = found.unwrap();
         assert_eq!((found.source.as_str(), found.version), ("[fe80::1]:/a b", Version::Four(2)));
         assert_eq!(found.options.own, ["soft", "timeo=50", "port=20490"]);
@@ -237,7 +239,8 @@ mod tests {
 
     #[test]
     fn the_kernel_says_whose_a_mount_is() {
-        let four = "rw,vers=4.2,rsize=1048576,hard,proto=tcp6,timeo=600,sec=sys,clientaddr=::1,local_lock=none,addr=::1";
+        let four =
+            "rw,vers=4.2,rsize=1048576,hard,proto=tcp6,timeo=600,sec=sys,clientaddr=::1,local_lock=none,addr=::1";
         assert_eq!(server_of(four), Some(("[::1]:2049".parse().unwrap(), 4)));
         let three = "rw,vers=3,proto=tcp,port=20490,mountaddr=10.0.0.2,mountport=7,mountproto=tcp,addr=10.0.0.2";
         assert_eq!(server_of(three), Some(("10.0.0.2:20490".parse().unwrap(), 3)));

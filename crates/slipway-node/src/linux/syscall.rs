@@ -268,7 +268,11 @@ pub(super) fn unmount_apart(at: &CStr, flags: UnmountFlags, limit: Duration) -> 
         std::process::abort();
     }
     let last = || Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN);
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|pid| pid.as_raw_nonzero().get() > 0).ok_or_else(last)?;
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .filter(|pid| pid.as_raw_nonzero().get() > 0)
+        .ok_or_else(last)?;
     let until = Instant::now() + limit;
     let mut options = WaitOptions::NOHANG;
     loop {

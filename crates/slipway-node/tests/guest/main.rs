@@ -17,7 +17,9 @@ fn tests() -> Vec<(&'static str, Test)> {
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["driver", run, state, deadline] => return driver::run(run.as_ref(), state.as_ref(), deadline.parse().unwrap()),
+        ["driver", run, state, deadline] => {
+            return driver::run(run.as_ref(), state.as_ref(), deadline.parse().unwrap());
+        }
         ["mute", port] => return nfs::mute_server(port.parse().unwrap(), true),
         ["silent", port] => return nfs::mute_server(port.parse().unwrap(), false),
         _ => {}

@@ -81,7 +81,9 @@ fn root_nfs_versions_and_options() {
             DEADLINE,
             &[
                 mount("server.test", path, more),
-                sh(&format!("cat {at}/file; cat {at}/sub/deep; echo back > $(echo {at})/new; cat /run/export/new; rm {at}/new")),
+                sh(&format!(
+                    "cat {at}/file; cat {at}/sub/deep; echo back > $(echo {at})/new; cat /run/export/new; rm {at}/new"
+                )),
                 sh(&format!("grep {AT} /proc/self/mountinfo")),
                 "found".into(),
             ],
@@ -108,7 +110,9 @@ fn root_nfs_versions_and_options() {
             mount("127.0.0.1", "/", r#","ro":true"#),
             mount("127.0.0.1", "/", ""),
             mount("::1", "/sub", ""),
-            sh(&format!("cd {AT}; set -- *; touch $1/no 2>&1; touch $2/yes && rm $2/yes && cat $3/deep && echo done; pwd; ls -d *")),
+            sh(&format!(
+                "cd {AT}; set -- *; touch $1/no 2>&1; touch $2/yes && rm $2/yes && cat $3/deep && echo done; pwd; ls -d *"
+            )),
             sh(&format!("cd {AT}/nfs-* 2>/dev/null; mount -o remount,rw $PWD 2>/dev/null; true")),
         ],
     );
