@@ -2,7 +2,8 @@
 
 use crate::object::{Driver, Proof, What};
 use crate::refusal::DriverError;
-use slipway_api::node::ObjectId;
+use slipway_api::node::{ObjectId, StepError};
+use std::collections::BTreeMap;
 
 /// A device or mount to be made.
 #[derive(Clone, Debug)]
@@ -50,5 +51,10 @@ pub trait Kernel: Send + Sync + 'static {
     fn is_there(&self, driver: Driver, proof: &Proof) -> bool {
         let _ = (driver, proof);
         false
+    }
+
+    /// What is wrong at this moment with things that are there, such as a server that is away. Asked often, so it only looks at what is known.
+    fn troubles(&self) -> BTreeMap<ObjectId, StepError> {
+        BTreeMap::new()
     }
 }

@@ -6,6 +6,7 @@
 pub mod access;
 mod container;
 mod crash;
+mod export;
 mod journal;
 mod kernel;
 mod linux;
@@ -22,6 +23,7 @@ pub use container::{
     CgroupLayout, CgroupPlace, ContainerFiles, Running, Runtime, RuntimeConfig, Spec, Status, shim_run, spec_of,
 };
 pub use crash::{CRASH_POINTS, crash_point};
+pub use export::{ExportFiles, ExportReport, ExportSpec};
 pub use journal::{Journal, Restored};
 pub use kernel::{Found, Kernel, Make};
 pub use linux::Linux;

@@ -12,6 +12,8 @@ pub struct Table {
     entries: BTreeMap<ObjectId, Entry>,
     names: BTreeMap<String, ObjectId>,
     last_id: ObjectId,
+    /// What is there and yet not well; the kernel is asked for it again and again, so it is not kept.
+    troubles: BTreeMap<ObjectId, StepError>,
 }
 
 impl Table {
@@ -31,7 +33,7 @@ impl Table {
         }
         let names = entries.values().filter_map(|entry| Some((name_of(&entry.what)?.to_owned(), entry.id))).collect();
         let last_id = entries.keys().next_back().copied().unwrap_or(0).max(last_id);
-        Self { entries, names, last_id }
+        Self { entries, names, last_id, troubles: BTreeMap::new() }
     }
 
     /// The number that was given last; kept, so that none is given twice.
@@ -141,6 +143,16 @@ impl Table {
         }
     }
 
+    /// What is not well now, of all objects.
+    pub fn troubles_set(&mut self, troubles: BTreeMap<ObjectId, StepError>) {
+        self.troubles = troubles;
+    }
+
+    /// What is not well with an object that is there.
+    pub fn trouble(&self, id: ObjectId) -> Option<&StepError> {
+        self.troubles.get(&id)
+    }
+
     /// A call has not come back in its time.
     pub fn stuck(&mut self, id: ObjectId, error: StepError) {
         if let Some(entry) = self.entries.get_mut(&id) {
@@ -246,7 +258,7 @@ impl Table {
         parents.map(|parent| object_holder(parent.what.kind().as_str(), parent.id)).collect()
     }
 
-    /// Whether it and all that it stands on are there. Chains may be long, so no call is nested.
+    /// Whether all that it stands on is there and well. Chains may be long, so no call is nested.
     pub fn is_whole(&self, entry: &Entry) -> bool {
         let (mut seen, mut next) = (BTreeSet::new(), entry.children.clone());
         while let Some(id) = next.pop() {
@@ -255,7 +267,7 @@ impl Table {
             }
             match self.entries.get(&id) {
                 None => return false,
-                Some(entry) if matches!(entry.phase, Phase::Lost(_)) => return false,
+                Some(entry) if matches!(entry.phase, Phase::Lost(_)) || self.trouble(id).is_some() => return false,
                 Some(entry) => next.extend(&entry.children),
             }
         }

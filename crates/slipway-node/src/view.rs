@@ -34,6 +34,7 @@ fn health(table: &Table, entry: &Entry) -> (Health, Option<StepError>) {
     match &entry.phase {
         Phase::Making => (Health::Pending, None),
         Phase::Pending(error) => (Health::Pending, Some(error.clone())),
+        Phase::Ready if table.trouble(entry.id).is_some() => (Health::Degraded, table.trouble(entry.id).cloned()),
         Phase::Ready if table.is_whole(entry) => (Health::Ready, None),
         Phase::Ready => (Health::Degraded, None),
         Phase::Removing(error) => (Health::Removing, error.clone()),

@@ -102,7 +102,7 @@ pub enum Health {
     Removing,
     /// The kernel has it no more, though nobody removed it here.
     Lost,
-    /// Something that it stands on is lost.
+    /// It, or something that it stands on, is not well or is lost: a server is away, say.
     Degraded,
 }
 

@@ -100,7 +100,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 }
 
 /// Whole or not at all.
-pub(super) fn write<T: Serialize>(path: &Path, what: &T) -> io::Result<()> {
+pub(crate) fn write<T: Serialize>(path: &Path, what: &T) -> io::Result<()> {
     let part = path.with_extension("part");
     crash_point("files.write.before");
     let mut file = fs::File::create(&part)?;
@@ -113,7 +113,7 @@ pub(super) fn write<T: Serialize>(path: &Path, what: &T) -> io::Result<()> {
 }
 
 /// When the kernel started a process, in ticks since boot; `None` when there is none of that number.
-pub(super) fn process_start(pid: u32) -> Option<u64> {
+pub(crate) fn process_start(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name is in parentheses and may have anything in it; the start is field 22, the 20th behind it.
     text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()

@@ -12,6 +12,9 @@ mod spawn;
 mod spec;
 
 pub use cgroup::{CgroupLayout, CgroupPlace};
+pub(crate) use files::{process_start, write as file_write};
+pub(crate) use runtime::process_open;
+
 pub use files::{ContainerFiles, Status};
 pub use runtime::{Running, Runtime, RuntimeConfig};
 pub use shim::shim_run;

@@ -228,7 +228,7 @@ fn devices_settle(place: &CgroupPlace, spec: &Spec) -> Result<(), DriverError> {
 }
 
 /// A process, if it is still the one that was started then.
-fn process_open(pid: u32, start: u64) -> Option<OwnedFd> {
+pub(crate) fn process_open(pid: u32, start: u64) -> Option<OwnedFd> {
     let fd = pidfd_open(Pid::from_raw(pid.cast_signed())?, PidfdFlags::empty()).ok()?;
     // Looked at with the descriptor held, so that the number cannot go to another in between.
     (process_start(pid) == Some(start)).then_some(fd)

@@ -3,12 +3,16 @@
 mod address;
 mod beneath;
 mod bind;
+mod catalogue;
+mod exports;
 mod filesystem;
 mod holders;
 mod local;
 mod loops;
 mod mountinfo;
 mod mountpoint;
+mod nbd;
+mod netlink;
 mod nfs;
 mod overlay;
 mod rpc;
@@ -21,9 +25,12 @@ use crate::crash::crash_point;
 use crate::kernel::{Found, Kernel, Make};
 use crate::object::{Driver, Proof, What};
 use crate::refusal::DriverError;
+use exports::Exports;
 use mountpoint::Mountpoint;
+use nbd::Watch;
 use rustix::io::Errno;
-use slipway_api::node::{AttachKind, MountKind, ObjectId};
+use slipway_api::node::{Attach, AttachKind, MountKind, ObjectId, StepError};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -35,6 +42,8 @@ pub struct Linux {
     state_dir: PathBuf,
     /// Begins the name of whatever has no place in our directories; other services of ours on this node have another.
     mark: String,
+    /// Keeps network block devices connected.
+    watch: Watch,
 }
 
 impl Linux {
@@ -45,6 +54,9 @@ impl Linux {
     pub fn open(run_dir: &Path, state_dir: &Path) -> Result<Self, DriverError> {
         for dir in [run_dir, state_dir, &run_dir.join("mounts"), &run_dir.join("overlays"), &state_dir.join("uppers")] {
             folder_make(dir)?;
+        }
+        for dir in [run_dir.join("nbd"), run_dir.join("exports"), state_dir.join("credentials")] {
+            folder_make(&dir)?;
         }
         let run_dir = fs::canonicalize(run_dir).map_err(|error| io_error("open", run_dir, &error))?;
         let state_dir = fs::canonicalize(state_dir).map_err(|error| io_error("open", state_dir, &error))?;
@@ -62,7 +74,16 @@ impl Linux {
             .as_encoded_bytes()
             .iter()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-        Ok(Self { run_dir, state_dir, mark: format!("slipway:{:08x}:", hash as u32) })
+        let watch = Watch::new(&run_dir.join("nbd"), Exports::new(&run_dir, &state_dir, Vec::new()));
+        Ok(Self { run_dir, state_dir, mark: format!("slipway:{:08x}:", hash as u32), watch })
+    }
+
+    /// The program, and its arguments, that gives a version of a catalogue as an NBD export; the folder of the attachment is added. Without
+    /// it attachments of kind `slipway` are refused. To be said before anything is made or found.
+    pub fn with_export(mut self, program: Vec<String>) -> Self {
+        let exports = Exports::new(&self.run_dir, &self.state_dir, program);
+        self.watch = Watch::new(&self.run_dir.join("nbd"), exports);
+        self
     }
 
     /// Undoes what [`open`](Self::open) mounted; refused by the kernel while anything is mounted below.
@@ -86,13 +107,7 @@ impl Linux {
 impl Kernel for Linux {
     fn make(&self, make: &Make) -> Result<Proof, DriverError> {
         match &make.what {
-            What::Attach(attach) => match (&attach.kind, &attach.local, &attach.loopback) {
-                (Some(AttachKind::Local), Some(block), _) => local::make(block),
-                (Some(AttachKind::Loopback), _, Some(block)) => {
-                    loops::make(&self.mark(make.id), block, make.on.first())
-                }
-                _ => Err(no_driver()),
-            },
+            What::Attach(attach) => self.attach_make(make, attach),
             What::Mount(mount) => {
                 let kind = mount.kind.ok_or_else(no_driver)?;
                 let at = self.mountpoint(make.id, kind);
@@ -123,13 +138,17 @@ impl Kernel for Linux {
                 overlay::dirs_remove(&self.overlay_dirs(id, ""))
             }
             Driver::Mount(MountKind::Nfs) => nfs::undo(&self.mountpoint(id, MountKind::Nfs)),
-            Driver::Attach(AttachKind::Iscsi | AttachKind::Rbd | AttachKind::Nbd | AttachKind::Slipway)
-            | Driver::Mount(MountKind::Uri) => Err(no_driver()),
+            Driver::Attach(kind @ AttachKind::Nbd) => nbd::undo(&self.watch, id, &nbd::mark(&self.mark, kind, id)),
+            Driver::Attach(kind @ AttachKind::Slipway) => {
+                catalogue::undo(&self.watch, id, &nbd::mark(&self.mark, kind, id))
+            }
+            Driver::Attach(AttachKind::Iscsi | AttachKind::Rbd) | Driver::Mount(MountKind::Uri) => Err(no_driver()),
         }
     }
 
     fn found(&self) -> Result<Vec<Found>, DriverError> {
         let mut found = loops::found(&self.mark)?;
+        found.extend(nbd::found(&self.watch, &self.mark)?);
         found.extend(mountpoint::found(&self.run_dir.join("mounts"))?);
         Ok(found)
     }
@@ -137,9 +156,29 @@ impl Kernel for Linux {
     fn is_there(&self, driver: Driver, proof: &Proof) -> bool {
         driver == Driver::Attach(AttachKind::Local) && local::is_there(proof)
     }
+
+    fn troubles(&self) -> BTreeMap<ObjectId, StepError> {
+        self.watch.troubles()
+    }
 }
 
 impl Linux {
+    fn attach_make(&self, make: &Make, attach: &Attach) -> Result<Proof, DriverError> {
+        let id = make.id;
+        let Attach { local, loopback, nbd, slipway, .. } = attach;
+        match (attach.kind.ok_or_else(no_driver)?, local, loopback, nbd, slipway) {
+            (AttachKind::Local, Some(block), ..) => local::make(block),
+            (AttachKind::Loopback, _, Some(block), ..) => loops::make(&self.mark(id), block, make.on.first()),
+            (kind @ AttachKind::Nbd, _, _, Some(block), _) => {
+                nbd::make(&self.watch, id, nbd::mark(&self.mark, kind, id), block)
+            }
+            (kind @ AttachKind::Slipway, .., Some(block)) => {
+                catalogue::make(&self.watch, id, nbd::mark(&self.mark, kind, id), block)
+            }
+            _ => Err(no_driver()),
+        }
+    }
+
     fn overlay_dirs(&self, id: ObjectId, persist: &str) -> overlay::Dirs {
         let own = self.run_dir.join("overlays").join(id.to_string());
         let kept = (!persist.is_empty()).then(|| self.state_dir.join("uppers").join(persist));

@@ -295,3 +295,18 @@ pub(super) fn unmount_apart(at: &CStr, flags: UnmountFlags, limit: Duration) -> 
         }
     }
 }
+
+/// Adds a netlink socket to the hearers of a group, whose number may be larger than those that an address has bits for.
+pub(super) fn netlink_join(socket: impl AsFd, group: u32) -> Result<(), Errno> {
+    // SAFETY: the option reads one int, which lives until the call returns.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_NETLINK,
+            libc::NETLINK_ADD_MEMBERSHIP,
+            (&raw const group).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)) }
+}

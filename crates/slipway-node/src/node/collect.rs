@@ -85,9 +85,14 @@ impl<K: Kernel> Node<K> {
         }
     }
 
-    /// Tries again what is due. To be called now and then, at least as often as `retry_first`.
+    /// Tries again what is due, and looks what is not well. To be called now and then, at least as often as `retry_first`.
     pub fn reconcile(self: &Arc<Self>) {
-        let due = self.lock().retries.due(Instant::now());
+        let troubles = self.kernel.troubles();
+        let due = {
+            let mut state = self.lock();
+            state.table.troubles_set(troubles);
+            state.retries.due(Instant::now())
+        };
         for id in due {
             self.collect_now(vec![id]);
         }

@@ -1,0 +1,337 @@
+//! Processes that give versions of a catalogue as NBD exports, one for each attachment. Each has a session of its own, outlives the service, is
+//! found again by the files in its folder, and ends when that is gone.
+
+use super::{folder_make, io_error};
+use crate::container::{file_write, process_open, process_start};
+use crate::export::{ExportFiles, ExportReport, ExportSpec};
+use crate::refusal::DriverError;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Signal, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use slipway_api::VersionRef;
+use slipway_api::node::{AttachSlipway, ObjectId};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// From the start of a process until it listens.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a process may take to end before it is killed, and then to vanish.
+const END: Duration = Duration::from_secs(3);
+/// More is no token.
+const TOKEN_MAX: u64 = 4096;
+/// A report has a reference and a sentence.
+const REPORT_MAX: u64 = 64 << 10;
+
+/// Which process it is.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Status {
+    pid: u32,
+    /// In ticks since boot: tells it from a later process of the same number.
+    start: u64,
+}
+
+/// The processes of one service.
+#[derive(Clone, Debug)]
+pub(super) struct Exports {
+    folder: PathBuf,
+    credentials: PathBuf,
+    /// The program and its arguments; the folder of the attachment is added.
+    program: Vec<String>,
+}
+
+/// A process that listens.
+pub(super) struct Listening {
+    pub(super) socket: PathBuf,
+    pub(super) size: u64,
+    pub(super) sector_size: u32,
+}
+
+impl Exports {
+    pub(super) fn new(run_dir: &Path, state_dir: &Path, program: Vec<String>) -> Self {
+        Self { folder: run_dir.join("exports"), credentials: state_dir.join("credentials"), program }
+    }
+
+    pub(super) fn files(&self, id: ObjectId) -> ExportFiles {
+        ExportFiles::at(&self.folder.join(id.to_string()))
+    }
+
+    /// Those that there is a folder of.
+    pub(super) fn ids(&self) -> Vec<ObjectId> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    /// Starts the process of an attachment; nothing of it is left when that does not work.
+    pub(super) fn begin(&self, id: ObjectId, block: &AttachSlipway) -> Result<Listening, DriverError> {
+        let spec = spec_of(block)?;
+        if self.program.is_empty() {
+            let mut error =
+                DriverError::request("slipway", "this service was not told the program that reads versions");
+            error.status = 501;
+            return Err(error);
+        }
+        // Before anything is made: a wrong name is the request's own fault.
+        let token = self.token(&spec.token_ref)?;
+        let files = self.files(id);
+        folder_make(files.dir())?;
+        self.start(&files, spec, &token).inspect_err(|_| {
+            if let Err(error) = self.stop(id) {
+                tracing::warn!(id, %error, "clearing away an export that did not come about");
+            }
+        })
+    }
+
+    /// Starts the process again if it is not there.
+    pub(super) fn ensure(&self, id: ObjectId) -> Result<(), DriverError> {
+        let files = self.files(id);
+        if running(&files).is_some() {
+            return Ok(());
+        }
+        let spec = files.spec().map_err(|error| io_error("read", &files.spec_path(), &error))?;
+        let token = self.token(&spec.token_ref)?;
+        self.start(&files, spec, &token).map(drop)
+    }
+
+    /// Ends the process and removes its folder. That there is none is success.
+    pub(super) fn stop(&self, id: ObjectId) -> Result<(), DriverError> {
+        let files = self.files(id);
+        end(&files)?;
+        match fs::remove_dir_all(files.dir()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("rmdir", files.dir(), &error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn start(&self, files: &ExportFiles, spec: ExportSpec, token: &str) -> Result<Listening, DriverError> {
+        file_write(&files.spec_path(), &spec).map_err(|error| io_error("write", &files.spec_path(), &error))?;
+        let mut child = self.spawn(files, token)?;
+        let told = (|| {
+            let pid = child.id();
+            let status = Status { pid, start: process_start(pid).unwrap_or_default() };
+            file_write(&files.status_path(), &status)
+                .map_err(|error| io_error("write", &files.status_path(), &error))?;
+            report_read(&mut child)
+        })();
+        let told = told.inspect_err(|_| {
+            let _ = child.kill();
+        });
+        // One that outlives the service is reaped by whoever takes its children; until then by this.
+        std::thread::spawn(move || child.wait());
+        match told? {
+            ExportReport::Ready { reference, size, sector_size } => {
+                // From here on it is this version, wherever a channel goes.
+                let pinned = ExportSpec { reference, ..spec };
+                file_write(&files.spec_path(), &pinned)
+                    .map_err(|error| io_error("write", &files.spec_path(), &error))?;
+                Ok(Listening { socket: files.socket(), size, sector_size })
+            }
+            ExportReport::Failed { of_request, error } => {
+                Err(DriverError { status: if of_request { 400 } else { 500 }, error, holders: Vec::new() })
+            }
+        }
+    }
+
+    fn spawn(&self, files: &ExportFiles, token: &str) -> Result<Child, DriverError> {
+        let log = File::create(files.log()).map_err(|error| io_error("create", &files.log(), &error))?;
+        let program = self.program.first().map_or("", String::as_str);
+        let mut command = Command::new(program);
+        command.args(&self.program[1..]).arg(files.dir()).env_clear();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+        let mut child = command.spawn().map_err(|error| io_error("spawn", Path::new(program), &error))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // It fits into the pipe; one that died already says so by its report.
+            let _ = stdin.write_all(token.as_bytes());
+        }
+        Ok(child)
+    }
+
+    /// The token of a name; empty for no name.
+    fn token(&self, name: &str) -> Result<String, DriverError> {
+        if name.is_empty() {
+            return Ok(String::new());
+        }
+        let refused = |text: String| DriverError::request("credentials", format!("slipway.token_ref '{name}' {text}"));
+        if name.contains(['/', '\0']) || matches!(name, "." | "..") || name.len() > 255 {
+            let text = "slipway.token_ref is the name of a file in the service's credentials folder, without a slash";
+            return Err(DriverError::request("credentials", text));
+        }
+        let path = self.credentials.join(name);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&path, flags, Mode::empty());
+        let file = File::from(opened.map_err(|errno| match errno {
+            Errno::NOENT => refused(format!("is not there: put the token into {}", path.display())),
+            Errno::LOOP => refused("is a link, and must be a file".into()),
+            errno => super::system("open", &path, errno),
+        })?);
+        let facts = file.metadata().map_err(|error| io_error("stat", &path, &error))?;
+        if !facts.is_file() {
+            return Err(refused("is no regular file".into()));
+        }
+        if facts.uid() != 0 || facts.permissions().mode() & 0o077 != 0 {
+            let text = format!("may be read by others than root: chown root {0}; chmod 600 {0}", path.display());
+            return Err(refused(text));
+        }
+        let mut text = String::new();
+        let read = file.take(TOKEN_MAX + 1).read_to_string(&mut text);
+        read.map_err(|error| io_error("read", &path, &error))?;
+        let token = text.trim();
+        if token.is_empty() || token.len() as u64 > TOKEN_MAX || token.chars().any(|c| c.is_control() || c == ' ') {
+            return Err(refused("does not hold a token".into()));
+        }
+        Ok(token.to_owned())
+    }
+}
+
+/// Checks what does not need the server.
+fn spec_of(block: &AttachSlipway) -> Result<ExportSpec, DriverError> {
+    let wrong = |text: String| Err(DriverError::request("slipway", text));
+    if let Err(error) = block.reference.parse::<VersionRef>() {
+        return wrong(format!("slipway.ref: {error}"));
+    }
+    let host = block.server.strip_prefix("https://").or_else(|| block.server.strip_prefix("http://"));
+    match host {
+        // What it holds before an @ would be a secret in a place that is shown.
+        Some(host) if !host.is_empty() && !host.contains('@') && !host.contains(char::is_whitespace) => {}
+        Some(host) if host.contains('@') => {
+            return wrong("slipway.server holds a name or password; use token_ref".into());
+        }
+        _ => return wrong("slipway.server is no http:// or https:// URL".into()),
+    }
+    Ok(ExportSpec {
+        reference: block.reference.clone(),
+        server: block.server.clone(),
+        token_ref: block.token_ref.clone(),
+    })
+}
+
+fn running(files: &ExportFiles) -> Option<rustix::fd::OwnedFd> {
+    let status: Status = serde_json::from_slice(&fs::read(files.status_path()).ok()?).ok()?;
+    let process = process_open(status.pid, status.start)?;
+    // One that has ended and was not reaped is there no more.
+    (!ended(&process, Duration::ZERO)).then_some(process)
+}
+
+fn ended(process: &rustix::fd::OwnedFd, wait: Duration) -> bool {
+    let wait = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: i64::from(wait.subsec_nanos()) };
+    poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&wait)).is_ok_and(|ready| ready > 0)
+}
+
+fn end(files: &ExportFiles) -> Result<(), DriverError> {
+    let Some(process) = running(files) else { return Ok(()) };
+    for signal in [Signal::TERM, Signal::KILL] {
+        match pidfd_send_signal(&process, signal) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => return Err(DriverError::system("signal", errno, files.dir().display().to_string())),
+        }
+        if ended(&process, END) {
+            return Ok(());
+        }
+    }
+    Err(DriverError::other("signal", format!("the process of {} does not end", files.dir().display())))
+}
+
+/// Waits for the process' word.
+fn report_read(child: &mut Child) -> Result<ExportReport, DriverError> {
+    let broken = |text: &str| DriverError::other("export", text);
+    let Some(mut stdout) = child.stdout.take() else { return Err(broken("the process has no output")) };
+    let until = Instant::now() + PATIENCE;
+    let mut text = Vec::new();
+    while !text.contains(&b'\n') {
+        let left = until.saturating_duration_since(Instant::now());
+        let wait = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
+        match poll(&mut [PollFd::new(&stdout, PollFlags::IN)], Some(&wait)) {
+            Ok(0) => return Err(broken(&format!("the server gave no answer in {} s", PATIENCE.as_secs()))),
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(DriverError::system("poll", errno, "the process that reads the version")),
+        }
+        let mut part = [0; 4096];
+        match stdout.read(&mut part) {
+            Ok(len @ 1..) => text.extend_from_slice(&part[..len]),
+            Ok(0) => return Err(broken("the process that reads the version ended without a word")),
+            Err(error) => return Err(DriverError::other("export", error.to_string())),
+        }
+        if text.len() as u64 > REPORT_MAX {
+            return Err(broken("the process that reads the version says too much"));
+        }
+    }
+    serde_json::from_slice(&text).map_err(|_| broken("the process that reads the version says something else"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Exports, spec_of};
+    use slipway_api::node::AttachSlipway;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn what_is_asked_for_is_checked_first() {
+        let spec = |reference: &str, server: &str| {
+            let block = AttachSlipway { reference: reference.into(), server: server.into(), token_ref: String::new() };
+            spec_of(&block).map(|spec| spec.server).map_err(|error| error.error.text)
+        };
+        assert_eq!(spec("me/os:3", "https://s:1").as_deref(), Ok("https://s:1"));
+        for (reference, server, word) in [
+            ("os", "http://s", "slipway.ref"),
+            ("me/os:!", "http://s", "slipway.ref"),
+            ("me/os", "s", "slipway.server"),
+            ("me/os", "ftp://s", "slipway.server"),
+            ("me/os", "http://", "slipway.server"),
+            ("me/os", "http://me:hunter2@s", "token_ref"),
+        ] {
+            let text = spec(reference, server).unwrap_err();
+            assert!(text.contains(word) && !text.contains("hunter2"), "{text}");
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn root_tokens_are_roots_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let exports = Exports::new(folder.path(), folder.path(), Vec::new());
+        let dir = folder.path().join("credentials");
+        fs::create_dir(&dir).unwrap();
+        for (name, mode, text) in [
+            ("good", 0o600, "slp_secret\n"),
+            ("open", 0o640, "slp_secret"),
+            ("empty", 0o600, "\n"),
+            ("two", 0o600, "a b"),
+        ] {
+            fs::write(dir.join(name), text).unwrap();
+            fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        fs::write(dir.join("long"), "x".repeat(5000)).unwrap();
+        fs::set_permissions(dir.join("long"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(dir.join("theirs"), "slp_secret").unwrap();
+        fs::set_permissions(dir.join("theirs"), fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::chown(dir.join("theirs"), Some(1000), None).unwrap();
+        symlink(dir.join("good"), dir.join("link")).unwrap();
+        fs::create_dir(dir.join("dir")).unwrap();
+        assert_eq!(exports.token("good").unwrap(), "slp_secret");
+        assert_eq!(exports.token("").unwrap(), "");
+        for (name, word) in [
+            ("open", "chmod 600"),
+            ("theirs", "chown root"),
+            ("empty", "does not hold a token"),
+            ("two", "does not hold a token"),
+            ("long", "does not hold a token"),
+            ("link", "is a link"),
+            ("dir", "no regular file"),
+            ("none", "is not there"),
+            ("../x", "without a slash"),
+            ("/etc/shadow", "without a slash"),
+            ("..", "without a slash"),
+        ] {
+            let error = exports.token(name).unwrap_err();
+            assert!(error.status == 400 && error.error.text.contains(word), "{name}: {error}");
+            assert!(!error.error.text.contains("slp_secret"));
+        }
+    }
+}
