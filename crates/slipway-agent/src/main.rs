@@ -1,6 +1,7 @@
 //! The program on a machine: small, static, inside an initramfs. It flashes and serves the node API; it links neither server nor store.
 
 mod args;
+mod export;
 mod failure;
 mod flash;
 mod hidden;
@@ -17,7 +18,7 @@ use std::time::Duration;
 const TIDY: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
-    // A shim lives as long as its container: it begins before anything else takes memory or a thread.
+    // These live as long as what they serve: they begin before anything else takes memory or a thread.
     if let Some(ended) = hidden::verb_run() {
         return ended;
     }

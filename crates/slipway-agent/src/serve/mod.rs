@@ -70,12 +70,22 @@ fn site_open(settings: &Settings) -> Result<Arc<Site>, Failure> {
         .map_err(|why| place::io_failure("reading the number of this boot", &why))?;
     let failed = |why: String| Failure::new(1, format!("opening the node: {why}"), "look at the path, and at 'dmesg'");
     let linux = Linux::open(&settings.run_dir, &settings.state_dir).map_err(|why| failed(why.to_string()))?;
+    let linux = linux.with_export(export_program(settings));
     let config = NodeConfig { deadline: settings.deadline, ..NodeConfig::default() };
     let node = Node::open(linux, config, &settings.run_dir, &settings.state_dir, boot.trim())
         .map_err(|why| failed(why.to_string()))?;
     let tokens = TokenFile::new(&settings.state_dir);
     let stop = CancellationToken::new();
     Ok(Arc::new(Site::new(node, tokens, policy.unwrap_or_default(), settings.policy.clone(), stop)))
+}
+
+/// This very program, even if another has taken its name since.
+fn export_program(settings: &Settings) -> Vec<String> {
+    let mut words = vec!["/proc/self/exe".to_owned(), crate::hidden::EXPORT.to_owned()];
+    if let Some(ca) = &settings.server_ca {
+        words.extend([crate::hidden::EXPORT_CA.to_owned(), ca.display().to_string()]);
+    }
+    words
 }
 
 fn policy_failure(why: PolicyError) -> Failure {

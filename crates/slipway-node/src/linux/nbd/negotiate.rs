@@ -203,7 +203,7 @@ pub(super) fn block_size(export: &Export) -> Result<u32, DriverError> {
         let text = format!("the server takes requests of at least {block} bytes; the kernel's blocks have 512 to 4096");
         return Err(DriverError::other(STEP, text));
     }
-    if export.size == 0 || export.size % u64::from(block) != 0 || i64::try_from(export.size).is_err() {
+    if export.size == 0 || !export.size.is_multiple_of(u64::from(block)) || i64::try_from(export.size).is_err() {
         let text = format!(
             "the export has {} bytes, which is no number of whole blocks of {block}; let the server round it up",
             export.size
