@@ -12,6 +12,7 @@
 
 pub mod census;
 mod channel;
+pub mod conformance;
 mod cpio;
 mod error;
 mod guest;
