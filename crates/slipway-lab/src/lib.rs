@@ -7,6 +7,9 @@
 //!
 //! [`packages_unpack`] brings programs that this machine does not have, as layers of the guest's root or as the root of a container in it.
 //!
+//! [`census`] counts what a kernel has of ours before and after a test; [`conformance`] says of any service whether it speaks the ImageAPI.
+//! Both are programs too: `cargo xtask census`, and `imageapi-conformance --help`.
+//!
 //! A guest that is dropped is stopped; one whose test was killed stops by itself, because its command channel ends. Only tests link this
 //! crate; nothing of it is needed at run time.
 

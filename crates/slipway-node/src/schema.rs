@@ -366,6 +366,18 @@ fn wrong_type(at: &str, wanted: &str, value: &Value) -> Refusal {
     Refusal::invalid(601, format!("{at} in body must be of type {wanted}: \"{given}\""))
 }
 
+/// Takes away fields that are null: in the ImageAPI they are as good as absent, whatever their type.
+pub fn nulls_drop(body: &mut Value) {
+    match body {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(nulls_drop);
+        }
+        Value::Array(items) => items.iter_mut().for_each(nulls_drop),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
 /// Whether a body nests no deeper than [`DEPTH_MAX`], seen without building anything.
 pub fn is_shallow(body: &[u8]) -> bool {
     let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
@@ -387,7 +399,7 @@ pub fn is_shallow(body: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{attach_check, container_check, is_shallow, mount_check};
+    use super::{attach_check, container_check, is_shallow, mount_check, nulls_drop};
     use crate::refusal::Refusal;
     use serde_json::Value;
 
@@ -476,6 +488,16 @@ mod tests {
             &serde_json::from_str(r#"{"mount":{"id":1},"command":"x","name":"node2","namespaces":null}"#).unwrap(),
         )
         .unwrap();
+    }
+
+    #[test]
+    fn null_is_absent_for_every_type() {
+        let text = r#"{"id":null,"kind":"overlay","refs":null,"overlay":{"lower":[{"id":3,"kind":null}],"ro":null,"size":null}}"#;
+        let mut body: Value = serde_json::from_str(text).unwrap();
+        mount_check(&body).unwrap();
+        nulls_drop(&mut body);
+        assert_eq!(body, serde_json::json!({"kind": "overlay", "overlay": {"lower": [{"id": 3}]}}));
+        serde_json::from_value::<slipway_api::node::Mount>(body).unwrap();
     }
 
     #[test]

@@ -79,10 +79,11 @@ fn json_parse<T: DeserializeOwned>(
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     // The depth was counted above.
     reader.disable_recursion_limit();
-    let value = <Value as serde::Deserialize>::deserialize(&mut reader)
+    let mut value = <Value as serde::Deserialize>::deserialize(&mut reader)
         .and_then(|value| reader.end().map(|()| value))
         .map_err(|why| wrong(why.to_string()))?;
     check(&value)?;
+    schema::nulls_drop(&mut value);
     T::deserialize(value).map_err(|why| wrong(why.to_string()))
 }
 

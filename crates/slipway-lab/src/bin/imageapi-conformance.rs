@@ -44,7 +44,10 @@ fn main() -> ExitCode {
             "--run-dir" => value().map(|value| args.sights.run_dir = Some(value.into())),
             "--groups" => value().map(|value| args.sights.groups = Some(value)),
             "-o" => value().and_then(|value| match value.as_str() {
-                "json" => Ok(args.json = true),
+                "json" => {
+                    args.json = true;
+                    Ok(())
+                }
                 other => Err(format!("-o {other}: only json")),
             }),
             "--list" => return list(false),

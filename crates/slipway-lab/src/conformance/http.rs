@@ -201,7 +201,10 @@ impl Answer {
 
     /// The body in JSON; null if it is none.
     pub(super) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
+        let mut reader = serde_json::Deserializer::from_slice(&self.body);
+        // An answer shows 64 levels of objects, each of which is several of JSON.
+        reader.disable_recursion_limit();
+        serde::Deserialize::deserialize(&mut reader).unwrap_or_default()
     }
 
     /// The body, if the status is this one.

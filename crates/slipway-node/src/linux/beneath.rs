@@ -14,6 +14,9 @@ use std::path::Path;
 pub(crate) fn open(root: &Path, path: &str, flags: OFlags) -> Result<OwnedFd, DriverError> {
     let top = openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| system("open", root, errno))?;
+    if path.contains('\0') {
+        return Err(DriverError::request("open", format!("'{}' has a NUL in it", path.escape_debug())));
+    }
     let inside = path.trim_start_matches('/');
     let inside = if inside.is_empty() { "." } else { inside };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;

@@ -34,6 +34,10 @@ const FLAGS: &[(&str, MountAttrFlags)] = &[
 ];
 const DEFAULTS: &[&str] = &["defaults", "rw", "suid", "dev", "exec", "atime", "diratime", "async", "auto", "loop"];
 
+/// File systems that have no writable form. Said so when they are mounted, since the kernel refuses a second mount of a device that does
+/// not say the same as the first.
+const READ_ONLY: &[&str] = &["squashfs", "erofs", "iso9660", "cramfs", "romfs"];
+
 /// Takes options apart; each may be several with commas, as in fstab.
 pub(super) fn options(given: &[String]) -> Options {
     let mut options = Options::default();
@@ -53,7 +57,7 @@ pub(super) fn make(at: &Mountpoint, block: &MountAttach, on: Option<&Proof>) -> 
         return Err(DriverError::request("fsopen", format!("fs_type '{}' is no file system", block.fs_type)));
     }
     let mut options = options(block.mount_options.as_deref().unwrap_or_default());
-    if is_read_only(device)? {
+    if READ_ONLY.contains(&block.fs_type.as_str()) || is_read_only(device)? {
         options.attr |= MountAttrFlags::MOUNT_ATTR_RDONLY.bits();
     }
     if options.attr & MountAttrFlags::MOUNT_ATTR_RDONLY.bits() != 0 {
