@@ -31,6 +31,72 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Flash(FlashArgs),
     Serve(ServeArgs),
+    /// Make, list and remove tokens for the node service
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token and print it, this once
+    #[command(after_help = "\
+The node keeps only a hash of it. The name is for logs and for removing it.
+
+Examples:
+  slipway-agent token add monitoring --role read
+  slipway-agent token add scheduler --role run --days 365")]
+    Add {
+        /// 1 to 64 letters, digits, '.', '_' and '-'
+        name: String,
+        /// read, run or admin
+        #[arg(long, value_enum, hide_possible_values = true)]
+        role: RoleName,
+        /// Until it expires, at most 365
+        #[arg(long, default_value_t = 90)]
+        days: u64,
+        #[command(flatten)]
+        place: TokenPlace,
+    },
+    /// List the tokens, without what they are
+    #[command(after_help = "\
+Examples:
+  slipway-agent token list
+  slipway-agent token list -o json")]
+    List {
+        /// text or json
+        #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text", hide_default_value = true)]
+        #[arg(hide_possible_values = true)]
+        output: Format,
+        #[command(flatten)]
+        place: TokenPlace,
+    },
+    /// Remove a token; it is refused from that moment on
+    #[command(after_help = "\
+Examples:
+  slipway-agent token remove scheduler
+  slipway-agent token remove scheduler --state-dir /var/lib/slipway-node")]
+    Remove {
+        /// As it was made with
+        name: String,
+        #[command(flatten)]
+        place: TokenPlace,
+    },
+}
+
+/// What the bearer of a token may do; each includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum RoleName {
+    Read,
+    Run,
+    Admin,
+}
+
+/// Whose tokens.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TokenPlace {
+    /// The service's [default: /var/lib/slipway-node]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
 }
 
 /// How the result is printed.

@@ -7,6 +7,7 @@ mod flash;
 mod hidden;
 mod report;
 mod serve;
+mod token;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
     // Already set is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     log_begin(match cli.command {
-        Command::Flash(_) => "off",
+        Command::Flash(_) | Command::Token(_) => "off",
         Command::Serve(_) => "info",
     });
     match command_run(cli.command) {
@@ -47,6 +48,7 @@ fn log_begin(default: &str) {
 fn command_run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::run(&args),
+        Command::Token(command) => token::run(command),
         Command::Flash(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(threads_missing)?;
             let ended = runtime.block_on(flash::run(args, TIDY));

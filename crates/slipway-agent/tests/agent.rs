@@ -16,6 +16,7 @@ fn help_and_version() {
         (&["--help"], "slipway-agent flash jan/os:3"),
         (&["flash", "--help"], "slipway-agent flash jan/os:3"),
         (&["serve", "--help"], "slipway-agent serve --socket"),
+        (&["token", "add", "--help"], "slipway-agent token add monitoring"),
     ] {
         let output = run(words, &[]);
         let text = String::from_utf8(output.stdout).unwrap();
@@ -42,6 +43,35 @@ fn mistakes_are_named_with_the_next_step() {
         assert!(text.contains(word) && text.contains("next: ") && !text.contains("slp_secret"), "{words:?}: {text}");
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()) && !text.contains('\u{202e}'), "{text:?}");
     }
+}
+
+#[test]
+fn a_token_is_shown_once_listed_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = ("SLIPWAY_NODE_STATE_DIR", dir.path().to_str().unwrap());
+    let said = |words: &[&str]| {
+        let output = run(words, &[place]);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, token, note) = said(&["token", "add", "farm", "--role", "run"]);
+    assert!(code == Some(0) && token.starts_with("sln_") && !note.contains(token.trim()), "{note}");
+    let (_, listed, _) = said(&["token", "list"]);
+    assert!(listed.contains("farm") && listed.contains("run") && !listed.contains(token.trim()), "{listed}");
+    let (_, listed, _) = said(&["token", "list", "-o", "json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((&listed[0]["role"], listed[0].as_object().unwrap().len()), (&"run".into(), 3), "{listed}");
+    for (words, code, word) in [
+        (&["token", "add", "farm", "--role", "read"][..], 2, "already"),
+        (&["token", "add", "b", "--role", "king"], 2, "king"),
+        (&["token", "add", "b", "--role", "read", "--days", "900"], 2, "365"),
+        (&["token", "remove", "nobody"], 3, "nobody"),
+        (&["token", "list", "--state-dir", "/nowhere/at/all"], 3, "/nowhere/at/all"),
+    ] {
+        let (ended, _, text) = said(words);
+        assert!(ended == Some(code) && text.contains(word), "{words:?}: {ended:?} {text}");
+    }
+    assert_eq!(said(&["token", "remove", "farm"]).0, Some(0));
+    assert_eq!(said(&["token", "list"]).1, "");
 }
 
 /// The agent is downloaded at every boot, and runs as root: what only a server needs has no place in it.

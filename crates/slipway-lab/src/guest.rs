@@ -20,6 +20,8 @@ use tempfile::TempDir;
 
 /// How long a command may take unless the test says otherwise.
 const RUN_LIMIT: Duration = Duration::from_secs(120);
+/// How long a command may say nothing before the guest is woken.
+const NUDGE: Duration = Duration::from_secs(2);
 /// How long a guest may take to stop before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// As much of a console as a person wants to read in a failed test.
@@ -236,7 +238,16 @@ impl Job<'_> {
             let bytes = std::fs::read(self.guest.part(self.number, kind)).unwrap_or_default();
             String::from_utf8_lossy(&bytes).into_owned()
         };
-        match self.guest.channel.wait(limit, |heard| heard.done.remove(&self.number)) {
+        let until = Instant::now() + limit;
+        let waited = loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.guest.channel.wait(left.min(NUDGE), |heard| heard.done.remove(&self.number)) {
+                // Now and then this kind of kernel does not hear of a line until the next one comes.
+                Waited::TimedOut if left > NUDGE => drop(self.guest.say("")),
+                waited => break waited,
+            }
+        };
+        match waited {
             Waited::Found(code) => Ok(Output { code, stdout: read("out"), stderr: read("err") }),
             Waited::Ended => Err(self.guest.ended(format!("while it ran '{}'", self.line))),
             Waited::TimedOut => {

@@ -15,12 +15,14 @@ pub(crate) const LAB: &str = "/lab";
 pub(crate) const MARK: &str = "slipway-lab:";
 
 /// The command loop. A command is a file `N.sh`; a line with N starts it; what it prints lies in `N.out` and `N.err`, written through to
-/// this machine before its exit code is told. When the channel ends, so does the guest.
+/// this machine before its exit code is told. An empty line says nothing, but wakes who slept through another. When the channel ends, so
+/// does the guest.
 const LOOP: &str = r#"
 exec 3<>/dev/ttyS0
 $B stty raw -echo <&3
 echo "@MARK@ up" >&3
 while read -r n <&3; do
+  [ -n "$n" ] || continue
   [ "$n" = off ] && break
   (
     cd /

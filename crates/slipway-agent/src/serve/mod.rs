@@ -21,6 +21,7 @@ use crate::args::ServeArgs;
 use crate::failure::Failure;
 use accept::{Door, Listener, connections_accept};
 use notify::notify;
+pub(crate) use settings::STATE_DIR;
 use settings::Settings;
 use site::Site;
 use slipway_node::access::{Policy, PolicyError, TokenFile};

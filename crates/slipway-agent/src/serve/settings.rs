@@ -51,6 +51,8 @@ struct File {
     log_max_bytes: Option<u64>,
 }
 
+/// Where a node keeps what stays, unless told otherwise.
+pub(crate) const STATE_DIR: &str = "/var/lib/slipway-node";
 const NEXT: &str = "'slipway-agent serve --help' shows the settings";
 
 fn wrong(what: impl Into<String>) -> Failure {
@@ -92,7 +94,7 @@ pub(crate) fn decide(args: &ServeArgs, env: &dyn Fn(&str) -> Option<String>) -> 
         socket_group: args.socket_group.clone().or_else(|| get("socket_group")).or(file.socket_group),
         listen,
         run_dir: path(&args.run_dir, "run_dir", file.run_dir).unwrap_or_else(|| "/run/slipway/node".into()),
-        state_dir: path(&args.state_dir, "state_dir", file.state_dir).unwrap_or_else(|| "/var/lib/slipway-node".into()),
+        state_dir: path(&args.state_dir, "state_dir", file.state_dir).unwrap_or_else(|| STATE_DIR.into()),
         tls,
         policy: path(&args.policy, "policy", file.policy),
         server_ca: path(&None, "server_ca", file.server_ca),
