@@ -17,11 +17,10 @@ use std::path::PathBuf;
     help_template = "{about}\n\n{usage-heading} {usage}\n\nCommands:\n{subcommands}{after-help}",
     after_help = "\
 Options of every command:
-      --url URL       The server (else SLIPWAY_URL, else what 'slipway login' kept)
+      --url URL       The server (else SLIPWAY_URL, else what login kept); token: SLIPWAY_TOKEN
       --context NAME  Another kept server      --ca FILE      Trust these certificates
   -q, --quiet         Only data and errors     -v, --verbose  Say more; twice: everything
       --no-input      Never ask, fail instead  --color WHEN   auto, always or never
-The token comes from SLIPWAY_TOKEN, else from what login kept; never from the command line.
 
 Examples:
   slipway push disk.raw me/os -m \"6.9 kernel\"
@@ -78,6 +77,7 @@ pub(crate) enum Command {
     Verify(cmd::verify::Args),
     NbdExport(cmd::nbd_export::Args),
     DiskView(Box<cmd::disk_view::Args>),
+    Node(Box<cmd::node::Args>),
     #[command(subcommand)]
     Image(cmd::image::Command),
     #[command(subcommand)]

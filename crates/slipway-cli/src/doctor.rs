@@ -14,6 +14,27 @@ use std::path::Path;
 /// The variables that a client reads; those of a server are in `slipway_server::SERVE_VARIABLES`.
 const VARIABLES: &[&str] =
     &["SLIPWAY_URL", "SLIPWAY_TOKEN", "SLIPWAY_CA", "SLIPWAY_CONTEXT", "SLIPWAY_LOG", "SLIPWAY_COMPLETE"];
+/// Those of a node: how a client finds its service, and what the service itself reads.
+const VARIABLES_NODE: &[&str] = &[
+    "SLIPWAY_NODE",
+    "SLIPWAY_NODE_TOKEN",
+    "SLIPWAY_NODE_CA",
+    "SLIPWAY_NODE_CERT",
+    "SLIPWAY_NODE_KEY",
+    "SLIPWAY_NODE_CONFIG",
+    "SLIPWAY_NODE_SOCKET",
+    "SLIPWAY_NODE_SOCKET_GROUP",
+    "SLIPWAY_NODE_LISTEN",
+    "SLIPWAY_NODE_RUN_DIR",
+    "SLIPWAY_NODE_STATE_DIR",
+    "SLIPWAY_NODE_TLS_CERT",
+    "SLIPWAY_NODE_TLS_KEY",
+    "SLIPWAY_NODE_TLS_CLIENT_CA",
+    "SLIPWAY_NODE_POLICY",
+    "SLIPWAY_NODE_CONNECTIONS_MAX",
+    "SLIPWAY_NODE_DEADLINE_SECONDS",
+    "SLIPWAY_NODE_LOG_MAX_BYTES",
+];
 /// What tests and packages set.
 const VARIABLES_INTERNAL: &[&str] = &["SLIPWAY_ACCEPT", "SLIPWAY_CRASH_AT", "SLIPWAY_NODE_CRASH_AT"];
 
@@ -126,7 +147,10 @@ pub(crate) fn variables_unknown() -> Vec<Probe> {
 }
 
 fn variable_unknown(name: &str) -> Option<Probe> {
-    let known = || VARIABLES.iter().chain(slipway_server::SERVE_VARIABLES).chain(VARIABLES_INTERNAL).copied();
+    let known = || {
+        let own = VARIABLES.iter().chain(VARIABLES_NODE).chain(VARIABLES_INTERNAL);
+        own.chain(slipway_server::SERVE_VARIABLES).copied()
+    };
     let ours = name.starts_with("SLIPWAY_") && !name.starts_with("SLIPWAY_TEST_");
     if !ours || known().any(|known| known == name) {
         return None;

@@ -12,6 +12,7 @@ mod follow;
 mod human;
 mod log;
 mod near;
+mod node;
 mod output;
 mod packed;
 mod pages;
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cx = Context::new(cli.global.clone());
     match command_run(cli.command, &cx) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             failure.print(cx.paint_err());
             ExitCode::from(failure.exit)
@@ -60,25 +61,34 @@ fn main() -> ExitCode {
     }
 }
 
-fn command_run(command: Command, cx: &Context) -> Result<(), Failure> {
+/// Runs a command, and gives the exit code when nothing failed: 0, or that of a process in a container.
+fn command_run(command: Command, cx: &Context) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|why| {
         Failure::new(exit::FAILED, format!("starting threads: {}", failure::reason(&why)))
             .next("look at the limits of this account with 'ulimit -a'")
     })?;
     let ended = match command {
         // The server ends by itself on a signal, after it has put everything in order.
-        Command::Serve(args) => runtime.block_on(cmd::serve::run(*args, cx)),
+        Command::Serve(args) => runtime.block_on(cmd::serve::run(*args, cx)).map(|()| 0),
         // So does a view: it unmounts.
         Command::DiskView(args) => {
             log::init_view(cx);
-            runtime.block_on(cmd::disk_view::run(*args, cx))
+            runtime.block_on(cmd::disk_view::run(*args, cx)).map(|()| 0)
+        }
+        // And what is tied to a container: Ctrl-C is for that, or everything is undone first. No names of images are in its failures.
+        Command::Node(args) => {
+            log::init_client(cx);
+            match args.hears_signals() {
+                true => runtime.block_on(cmd::node::run(*args, cx)),
+                false => runtime.block_on(client_run(Command::Node(args), cx)),
+            }
         }
         command => {
             log::init_client(cx);
             runtime.block_on(async {
                 match client_run(command, cx).await {
                     Err(failure) => Err(suggest::failure_enrich(failure, cx).await),
-                    Ok(()) => Ok(()),
+                    Ok(code) => Ok(code),
                 }
             })
         }
@@ -89,7 +99,7 @@ fn command_run(command: Command, cx: &Context) -> Result<(), Failure> {
 }
 
 /// Runs a command until it ends, or until Ctrl-C or SIGTERM; a transfer then gets the time to leave its target in order.
-async fn client_run(command: Command, cx: &Context) -> Result<(), Failure> {
+async fn client_run(command: Command, cx: &Context) -> Result<u8, Failure> {
     let mut running = std::pin::pin!(cmd::run(command, cx));
     tokio::select! {
         ended = &mut running => return ended,
@@ -101,7 +111,7 @@ async fn client_run(command: Command, cx: &Context) -> Result<(), Failure> {
         Some(interrupt) => {
             let limit = if interrupt.tidy { TIDY } else { Duration::ZERO };
             match tokio::time::timeout(limit, running).await {
-                Ok(Ok(())) => Ok(()),
+                Ok(Ok(code)) => Ok(code),
                 Ok(Err(_)) | Err(_) => Err(failure.next(interrupt.next)),
             }
         }

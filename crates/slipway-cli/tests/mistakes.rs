@@ -38,9 +38,13 @@ fn mistakes_are_named_with_the_next_step() {
     place.file("disk.raw", b"some bytes");
     place.file("disk.qcow2", &b"QFI\xfb\0\0\0\x03".repeat(100));
     place.file("open.toml", b"");
+    place.file("typo.yaml", b"kind: nfs\nnfs: {host: s1.lab, paht: /x}\n");
+    place.file("web.yaml", b"name: web\ncommand: /init\nmount: {kind: bind, bind: {path: \"${tree}\"}}\n");
     std::fs::create_dir(place.path("folder")).unwrap();
     let (stranger, nobody) = (stranger(), nobody());
     let none: &[(&str, &str)] = &[];
+    let node = &[("SLIPWAY_NODE", "unix:/nonexistent/node.sock")][..];
+    let far = &[("SLIPWAY_NODE", "https://n17.lab:8450")][..];
     let url = &[("SLIPWAY_URL", "http://127.0.0.1:9")][..];
     let gone = &[("SLIPWAY_URL", nobody.as_str()), ("SLIPWAY_TOKEN", "slp_x")][..];
     let other = &[("SLIPWAY_URL", stranger.as_str()), ("SLIPWAY_TOKEN", "slp_x")][..];
@@ -82,6 +86,29 @@ fn mistakes_are_named_with_the_next_step() {
         (&["image", "ls", "-o", "xml"], none, 2),
         (&["image", "create", "me/os", "--type", "sytem"], none, 2),
         (&["task", "wait", "\u{1b}[2Jx"], none, 2),
+        (&["node", "ps"], node, 9),
+        (&["node", "--node", "n17", "ps"], none, 3),
+        (&["node", "--node", "http://n17.lab:1", "ps"], none, 2),
+        (&["node", "--url", "https://slip.lab", "ps"], none, 2),
+        (&["node", "--token-file", "none.token", "ps"], node, 3),
+        (&["node", "--key", "node.key", "ps"], node, 2),
+        (&["node", "run", "disk.raw", "/bin/sh"], node, 2),
+        (&["node", "run", "folder"], node, 2),
+        (&["node", "run", "folder", "sh"], node, 2),
+        (&["node", "run", "--cpus", "many", "folder", "/bin/sh"], node, 2),
+        (&["node", "attach", "lopback", "disk.raw"], node, 2),
+        (&["node", "attach", "loopback", "disk.raw"], far, 2),
+        (&["node", "attach", "iscsi", "s1.lab:x", "iqn.x:y", "--initiator", "iqn.x:z"], node, 2),
+        (&["node", "attach", "rbd", "os", "--monitor", "m", "--user", "u", "--secret-file", "open.toml"], node, 2),
+        (&["node", "attach", "slipway", "me/os", "--server", "https://slip.lab"], node, 2),
+        (&["node", "mount", "nfs", "s1.lab"], node, 2),
+        (&["node", "apply", "-f", "none.yaml"], node, 3),
+        (&["node", "apply", "-f", "empty.raw"], node, 2),
+        (&["node", "apply", "-f", "typo.yaml"], node, 2),
+        (&["node", "apply", "-f", "web.yaml"], node, 2),
+        (&["node", "apply", "-f", "web.yaml", "--set", "tree=/", "--set", "tere=/"], node, 2),
+        (&["node", "events", "-f", "-o", "json"], node, 2),
+        (&["node", "lsg"], node, 2),
         (&["serve", "--listen", "nowhere"], none, 2),
         (&["serve", "--config", "missing.toml"], none, 3),
         (&["serve", "--database", "postgres://me:secret@db/slipway"], none, 2),

@@ -212,6 +212,14 @@ impl NodeClient {
         self.fetch(&act, self.request(Method::PATCH, "container", &query).timeout(ACT)).await
     }
 
+    /// Asks a container to end; after `time` seconds, or its own stop time, it is killed. The answer may come before it has ended.
+    pub async fn container_stop(&self, key: &ContainerKey, time: Option<u64>) -> Result<Container, NodeError> {
+        let mut query = vec![key.pair(), ("state", ContainerState::Exited.as_str().to_owned())];
+        query.extend(time.map(|seconds| ("stop_timeout", seconds.to_string())));
+        let act = format!("stopping container {key}");
+        self.fetch(&act, self.request(Method::PATCH, "container", &query).timeout(ACT)).await
+    }
+
     /// Takes a container away, and what only it stood on.
     pub async fn container_delete(&self, key: &ContainerKey, force: bool) -> Result<Container, NodeError> {
         let query = [key.pair(), ("force", force.to_string())];

@@ -14,6 +14,7 @@ pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod man;
 pub(crate) mod nbd_export;
+pub(crate) mod node;
 pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
@@ -29,15 +30,17 @@ use crate::args::Command;
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// Runs a command of a client; `serve` and `completions`, which have no server to talk to, are run by `main`.
-pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
-    match command {
+/// Runs a command of a client, and gives its exit code; `serve` and `completions`, which have no server to talk to, are run by `main`.
+pub(crate) async fn run(command: Command, cx: &Context) -> Result<u8, Failure> {
+    let done = match command {
         Command::Push(args) => push::run(args, cx).await,
         Command::Pull(args) => pull::run(args, cx).await,
         Command::Flash(args) => flash::run(args, cx).await,
         Command::Verify(args) => verify::run(args, cx).await,
         Command::NbdExport(args) => nbd_export::run(args, cx).await,
         Command::DiskView(args) => disk_view::run(*args, cx).await,
+        // A process in a container has an exit code of its own.
+        Command::Node(args) => return node::run(*args, cx).await,
         Command::Image(command) => image::run(command, cx).await,
         Command::Channel(command) => channel::run(command, cx).await,
         Command::Login(args) => login::run(args, cx).await,
@@ -56,5 +59,6 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Doctor(args) => doctor::run(*args, cx).await,
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(&args, cx),
-    }
+    };
+    done.map(|()| 0)
 }

@@ -97,7 +97,13 @@ impl NodeError {
             kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind).or(kind);
         }
         let text = cause.to_string();
-        let text = text.split(" (os error").next().unwrap_or(&text).to_owned();
+        let text = match text.split_once(" (os error") {
+            // The system's words begin a sentence; here they go on with one.
+            Some((words, _)) => {
+                words.chars().take(1).flat_map(char::to_lowercase).chain(words.chars().skip(1)).collect()
+            }
+            None => text,
+        };
         let why = match kind {
             _ if ["certificate", "UnknownIssuer", "BadSignature", "HandshakeFailure"]
                 .iter()
