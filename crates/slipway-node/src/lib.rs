@@ -7,6 +7,8 @@ pub mod access;
 mod container;
 mod crash;
 mod export;
+mod event;
+mod host;
 mod journal;
 mod kernel;
 mod linux;
@@ -24,6 +26,8 @@ pub use container::{
 };
 pub use crash::{CRASH_POINTS, crash_point};
 pub use export::{ExportFiles, ExportReport, ExportSpec};
+pub use event::{Batch, Events};
+pub use host::{Counts, Host, HostConfig, Which};
 pub use journal::{Journal, Restored};
 pub use kernel::{Found, Kernel, Make};
 pub use linux::Linux;

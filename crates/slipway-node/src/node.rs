@@ -4,20 +4,22 @@
 mod collect;
 mod recover;
 
+use crate::container::now_ms;
+use crate::event::Events;
 use crate::journal::Journal;
 use crate::kernel::{Kernel, Make};
 use crate::object::{Entry, Phase, Proof, Type};
 use crate::plan::Draft;
 use crate::refusal::{DriverError, Refusal};
 use crate::secret::secrets_blank;
-use crate::table::Table;
+use crate::table::{Table, name_of};
 use collect::Retries;
 use slipway_api::node::{ObjectId, StepError};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long what is done waits for what it need not wait for.
@@ -48,7 +50,10 @@ impl Default for NodeConfig {
 pub struct Node<K> {
     pub(crate) kernel: K,
     pub(crate) config: NodeConfig,
+    pub(crate) events: Arc<Events>,
     state: Mutex<State>,
+    /// Something is to be tried again sooner than was thought.
+    retries_changed: Condvar,
 }
 
 pub(crate) struct State {
@@ -57,6 +62,8 @@ pub(crate) struct State {
     retries: Retries,
     /// Objects that a call of the kernel is under way for.
     calls: BTreeSet<ObjectId>,
+    /// Objects that were there, so that their end is an event.
+    told: BTreeSet<ObjectId>,
 }
 
 impl State {
@@ -69,8 +76,20 @@ impl State {
         }
     }
 
+    /// Tells of an object.
+    fn tell(&self, events: &Events, id: ObjectId, what: &str, error: Option<&StepError>) {
+        if let Some(entry) = self.table.get(id) {
+            let detail = error.map_or(serde_json::Value::Null, |error| serde_json::json!({ "error": error }));
+            let name = name_of(&entry.what);
+            events.tell(now_ms(), &format!("{}.{what}", entry.what.kind().as_str()), id, name, detail);
+        }
+    }
+
     /// Forgets an object that the kernel has no more, and gives what nobody wants now.
-    fn gone(&mut self, id: ObjectId) -> Vec<ObjectId> {
+    fn gone(&mut self, events: &Events, id: ObjectId) -> Vec<ObjectId> {
+        if self.told.remove(&id) {
+            self.tell(events, id, "removed", None);
+        }
         let unwanted = self.table.removed(id);
         self.retries.forget(id);
         if let Err(error) = self.journal.forget(&[id]) {
@@ -97,8 +116,10 @@ impl<K: Kernel> Node<K> {
     ) -> io::Result<Arc<Self>> {
         let (journal, restored) = Journal::open(run_dir, state_dir, boot_id)?;
         let table = Table::restored(restored.entries, restored.last_id);
-        let state = State { table, journal, retries: Retries::default(), calls: BTreeSet::new() };
-        let node = Arc::new(Self { kernel, config, state: Mutex::new(state) });
+        let told = table.iter().filter(|entry| entry.phase != Phase::Making).map(|entry| entry.id).collect();
+        let state = State { table, journal, retries: Retries::default(), calls: BTreeSet::new(), told };
+        let events = Arc::new(Events::new(now_ms()));
+        let node = Arc::new(Self { kernel, config, events, state: Mutex::new(state), retries_changed: Condvar::new() });
         node.recover()?;
         Ok(node)
     }
@@ -106,6 +127,17 @@ impl<K: Kernel> Node<K> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // The table is changed by whole steps only, so it is whole even if a thread panicked meanwhile.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happens to its objects.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
+    /// Calls of the kernel that are under way, objects that wait to be removed, and how often that was tried again.
+    pub fn counts(&self) -> (usize, usize, u64) {
+        let state = self.lock();
+        (state.calls.len(), state.retries.waiting(), state.retries.made())
     }
 
     /// Looks at the table.
@@ -129,6 +161,7 @@ impl<K: Kernel> Node<K> {
             let on = self.read(|table| on(table, id));
             let make = on.map(|on| Make { id, what, on });
             if let Err(refusal) = make.and_then(|make| self.object_make(make)) {
+                self.lock().tell(&self.events, id, "failed", refusal.problem.error.as_ref());
                 let unwanted = self.lock().table.abandon(asked);
                 self.collect(unwanted, CASCADE_WAIT);
                 return Err(refusal);
@@ -205,13 +238,15 @@ impl<K: Kernel> Node<K> {
         state.calls.remove(&id);
         state.table.made(id, proof);
         state.note(id);
+        state.told.insert(id);
+        state.tell(&self.events, id, "created", None);
     }
 
     fn never_made(self: &Arc<Self>, id: ObjectId) {
         let unwanted = {
             let mut state = self.lock();
             state.calls.remove(&id);
-            state.gone(id)
+            state.gone(&self.events, id)
         };
         self.collect(unwanted, Duration::ZERO);
     }
@@ -268,7 +303,7 @@ impl<K: Kernel> Node<K> {
     /// Asks the kernel to remove what is marked as being removed. Gives what nobody wants then.
     fn object_undo(self: &Arc<Self>, id: ObjectId, was: &Phase) -> Result<Vec<ObjectId>, DriverError> {
         let what = self.read(|table| table.get(id).map(|entry| (entry.driver(), entry.proof.clone())));
-        let Some((Some(driver), proof)) = what else { return Ok(self.lock().gone(id)) };
+        let Some((Some(driver), proof)) = what else { return Ok(self.lock().gone(&self.events, id)) };
         let (node, late) = (self.clone(), self.clone());
         let work = move || node.kernel.undo(id, driver, proof.as_ref());
         let was = was.clone();
@@ -285,7 +320,7 @@ impl<K: Kernel> Node<K> {
             Some(undone) => {
                 let mut state = self.lock();
                 state.calls.remove(&id);
-                undone.map(|()| state.gone(id))
+                undone.map(|()| state.gone(&self.events, id))
             }
             None => {
                 let error = self.overdue("undo");

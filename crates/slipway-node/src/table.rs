@@ -258,6 +258,19 @@ impl Table {
         parents.map(|parent| object_holder(parent.what.kind().as_str(), parent.id)).collect()
     }
 
+    /// The first thing below an object that is lost, and why.
+    pub fn lost_below(&self, entry: &Entry) -> Option<(ObjectId, StepError)> {
+        let (mut seen, mut next) = (BTreeSet::new(), entry.children.clone());
+        while let Some(id) = next.pop() {
+            match self.entries.get(&id) {
+                Some(Entry { phase: Phase::Lost(error), .. }) => return Some((id, error.clone())),
+                Some(entry) if seen.insert(id) => next.extend(&entry.children),
+                _ => {}
+            }
+        }
+        None
+    }
+
     /// Whether all that it stands on is there and well. Chains may be long, so no call is nested.
     pub fn is_whole(&self, entry: &Entry) -> bool {
         let (mut seen, mut next) = (BTreeSet::new(), entry.children.clone());

@@ -6,6 +6,7 @@ use crate::refusal::DriverError;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use slipway_api::node::Resources;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -55,6 +56,13 @@ impl CgroupLayout {
             }
         }
         layout
+    }
+
+    /// The numbers of all containers of a service that have a group.
+    pub fn found(&self, node: &str) -> BTreeSet<u64> {
+        let tops = self.v2.iter().chain(self.v1.iter().map(|(_, at)| at)).map(|at| at.join(TOP).join(node));
+        let entries = tops.flat_map(|top| fs::read_dir(top).into_iter().flatten().flatten());
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
     }
 
     /// The place of one container, whether it is made or not. `node` tells services of one machine apart.

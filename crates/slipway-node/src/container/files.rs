@@ -112,9 +112,21 @@ pub(crate) fn write<T: Serialize>(path: &Path, what: &T) -> io::Result<()> {
     Ok(())
 }
 
-/// When the kernel started a process, in ticks since boot; `None` when there is none of that number.
+/// When the kernel started a process that runs, in ticks since boot; `None` when there is none of that number, or it has ended and was only
+/// not reaped yet.
 pub(crate) fn process_start(pid: u32) -> Option<u64> {
+    process_read(pid).filter(|(state, _)| !matches!(state.as_str(), "Z" | "X")).map(|(_, start)| start)
+}
+
+/// The same of one that may have ended.
+pub(super) fn process_begun(pid: u32) -> Option<u64> {
+    process_read(pid).map(|(_, start)| start)
+}
+
+fn process_read(pid: u32) -> Option<(String, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in parentheses and may have anything in it; the start is field 22, the 20th behind it.
-    text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    // The name is in parentheses and may have anything in it; behind it comes the state, and the start, field 22, as the 20th.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.to_owned();
+    Some((state, fields.nth(18)?.parse().ok()?))
 }

@@ -3,7 +3,8 @@
 use super::cgroup::{CgroupLayout, CgroupPlace};
 use super::confine::reaches_devices;
 use super::devices::devices_guard;
-use super::files::{ContainerFiles, Status, process_start, write};
+use super::files::{ContainerFiles, Status, process_begun, process_start, write};
+use super::log::Log;
 use super::shim::report_read;
 use super::spawn::halt_signal;
 use super::spec::{Spec, spec_of};
@@ -11,10 +12,11 @@ use crate::crash::crash_point;
 use crate::refusal::{DriverError, Refusal};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use slipway_api::node::{Container, Exit};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -112,10 +114,12 @@ impl Runtime {
         crash_point("runtime.spawn.after");
         // The command keeps the writing end until it goes.
         drop(command);
-        let said = report_read(report);
-        // A shim that outlives the service is reaped by whoever takes its children; until then by this.
-        std::thread::spawn(move || child.wait());
-        said?;
+        if let Err(error) = report_read(report) {
+            // It is at its end.
+            let _ = child.wait();
+            return Err(error);
+        }
+        // From here on it is reaped by whoever sees its end through its descriptor.
         files.status().ok_or_else(|| DriverError::other("shim", "the shim wrote no status"))
     }
 
@@ -149,6 +153,7 @@ impl Runtime {
                         tv_nsec: i64::from(left.subsec_nanos()),
                     };
                     let _ = poll(&mut [PollFd::new(&shim, PollFlags::IN)], Some(&wait));
+                    reap(&shim);
                 }
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
@@ -160,24 +165,95 @@ impl Runtime {
     /// # Errors
     /// When processes do not vanish although they were killed.
     pub fn stop(&self, id: u64, systemd: bool, grace: Duration) -> Result<(), DriverError> {
-        let place = self.place(id);
-        if let Running::Yes(status) = self.running(id) {
-            // What is held still hears no signal.
-            place.freeze(false)?;
-            let signal = if systemd { halt_signal() } else { Signal::TERM };
-            if let Some(init) = process_open(status.pid, status.pid_start) {
-                crash_point("runtime.signal.before");
-                match pidfd_send_signal(&init, signal) {
-                    Ok(()) | Err(Errno::SRCH) => crash_point("runtime.signal.after"),
-                    Err(errno) => return Err(DriverError::system("signal", errno, format!("container {id}"))),
-                }
+        self.stop_ask(id, systemd)?;
+        self.wait(id, grace);
+        self.kill(id)
+    }
+
+    /// Asks the init to end, if it runs; with systemd, to shut its system down.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn stop_ask(&self, id: u64, systemd: bool) -> Result<(), DriverError> {
+        let Running::Yes(status) = self.running(id) else { return Ok(()) };
+        // What is held still hears no signal.
+        self.place(id).freeze(false)?;
+        let signal = if systemd { halt_signal() } else { Signal::TERM };
+        let Some(init) = process_open(status.pid, status.pid_start) else { return Ok(()) };
+        crash_point("runtime.signal.before");
+        match pidfd_send_signal(&init, signal) {
+            Ok(()) | Err(Errno::SRCH) => {
+                crash_point("runtime.signal.after");
+                Ok(())
             }
-            self.wait(id, grace);
+            Err(errno) => Err(DriverError::system("signal", errno, format!("container {id}"))),
         }
-        place.kill()?;
-        // The shim writes down how it ended.
+    }
+
+    /// Kills every process of a container. Returns when none is left, and its shim has written down how it ended.
+    ///
+    /// # Errors
+    /// When processes do not vanish although they were killed.
+    pub fn kill(&self, id: u64) -> Result<(), DriverError> {
+        self.place(id).kill()?;
         self.wait(id, Duration::from_secs(5));
         Ok(())
+    }
+
+    /// The shim of a container that runs: readable when it has ended. Then it is to be reaped.
+    pub fn shim_open(&self, id: u64) -> Option<OwnedFd> {
+        let status = self.files(id).status()?;
+        process_open(status.shim, status.shim_start)
+    }
+
+    /// Puts a line of the service into a container's log; for when its shim does not write there.
+    pub fn note(&self, id: u64, text: &str) {
+        let files = self.files(id);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(files.dir());
+        let noted = made
+            .and_then(|()| Log::open(&files.log(), id, self.config.log_max))
+            .and_then(|mut log| log.line(now_ms(), text));
+        if let Err(error) = noted {
+            tracing::warn!(id, %error, "writing to a container's log");
+        }
+    }
+
+    /// Every container that something is left of: a directory, a control group or a shim.
+    ///
+    /// # Errors
+    /// When the run directory cannot be read.
+    pub fn found(&self) -> std::io::Result<BTreeSet<u64>> {
+        let top = self.config.run_dir.join("containers");
+        let mut ids: BTreeSet<u64> = shims(&top).into_iter().map(|(_, id)| id).collect();
+        ids.extend(self.layout.found(&self.config.node));
+        match fs::read_dir(top) {
+            Ok(entries) => {
+                ids.extend(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok()));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Ok(ids)
+    }
+
+    /// Kills whatever was begun for a container that does not run as its files say: a shim of an earlier service that was still at it.
+    ///
+    /// # Errors
+    /// When processes do not vanish although they were killed.
+    pub fn clear(&self, id: u64) -> Result<(), DriverError> {
+        let top = self.config.run_dir.join("containers");
+        loop {
+            let left: Vec<u32> = shims(&top).into_iter().filter(|(_, of)| *of == id).map(|(pid, _)| pid).collect();
+            for pid in left.iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+                // It may have ended meanwhile.
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+            self.place(id).kill()?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Holds a container still, or lets it go on.
@@ -227,9 +303,31 @@ fn devices_settle(place: &CgroupPlace, spec: &Spec) -> Result<(), DriverError> {
     Err(DriverError::other("devices", text))
 }
 
+/// Every process whose last word is the directory of a container: shims, and inits that are not yet what they become.
+fn shims(top: &Path) -> Vec<(u32, u64)> {
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let last = words.strip_suffix(&[0])?.rsplit(|byte| *byte == 0).next()?;
+        let dir = Path::new(std::str::from_utf8(last).ok()?);
+        Some((pid, dir.strip_prefix(top).ok()?.to_str()?.parse().ok()?))
+    })
+    .collect()
+}
+
+/// Forgets a child that has ended; other people's children are not touched.
+pub(crate) fn reap(child: &OwnedFd) {
+    let _ = waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+}
+
+pub(crate) fn now_ms() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
 /// A process, if it is still the one that was started then.
 pub(crate) fn process_open(pid: u32, start: u64) -> Option<OwnedFd> {
     let fd = pidfd_open(Pid::from_raw(pid.cast_signed())?, PidfdFlags::empty()).ok()?;
     // Looked at with the descriptor held, so that the number cannot go to another in between.
-    (process_start(pid) == Some(start)).then_some(fd)
+    (process_begun(pid) == Some(start)).then_some(fd)
 }

@@ -5,6 +5,7 @@ use super::confine::{confine, person};
 use super::files::{ContainerFiles, Status, process_start};
 use super::log::Log;
 use super::root::{console_tree, root_enter};
+use super::runtime::now_ms;
 use super::spawn::{Forked, namespaces_leave, process_fork, program_become};
 use super::spec::Spec;
 use crate::crash::crash_point;
@@ -25,7 +26,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Begins what a shim reports; the rest of the line is JSON.
 const STARTED: &str = "started";
@@ -100,10 +100,6 @@ fn failed(step: &str, errno: Errno) -> DriverError {
 
 fn io_failed(step: &str, error: &std::io::Error) -> DriverError {
     DriverError::other(step, error.to_string())
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
 fn start(files: &ContainerFiles) -> Result<Shim, DriverError> {

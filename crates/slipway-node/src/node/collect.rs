@@ -6,6 +6,7 @@ use crate::object::Phase;
 use slipway_api::node::ObjectId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,10 @@ const WANTED_NO_MORE: Phase = Phase::Removing(None);
 
 /// When each object may be tried again.
 #[derive(Debug, Default)]
-pub(crate) struct Retries(BTreeMap<ObjectId, Retry>);
+pub(crate) struct Retries {
+    waits: BTreeMap<ObjectId, Retry>,
+    made: u64,
+}
 
 #[derive(Debug)]
 struct Retry {
@@ -24,21 +28,40 @@ struct Retry {
 
 impl Retries {
     fn later(&mut self, id: ObjectId, now: Instant, config: &NodeConfig) -> Duration {
-        let wait = match self.0.get(&id) {
+        let wait = match self.waits.get(&id) {
             Some(retry) => (retry.wait * 2).min(config.retry_max),
             None => config.retry_first,
         };
-        self.0.insert(id, Retry { at: now + wait, wait });
+        self.waits.insert(id, Retry { at: now + wait, wait });
+        self.made += 1;
         wait
     }
 
+    fn put_off(&mut self, id: ObjectId, now: Instant) {
+        if let Some(retry) = self.waits.get_mut(&id) {
+            retry.at = now + retry.wait;
+        }
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waits.len()
+    }
+
+    pub(crate) fn made(&self) -> u64 {
+        self.made
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.waits.values().map(|retry| retry.at).min()
+    }
+
     pub(crate) fn forget(&mut self, id: ObjectId) {
-        self.0.remove(&id);
+        self.waits.remove(&id);
     }
 
     fn due(&self, now: Instant) -> Vec<ObjectId> {
         // The highest number first: a parent is always younger than its children.
-        self.0.iter().rev().filter(|(_, retry)| retry.at <= now).map(|(id, _)| *id).collect()
+        self.waits.iter().rev().filter(|(_, retry)| retry.at <= now).map(|(id, _)| *id).collect()
     }
 }
 
@@ -79,6 +102,7 @@ impl<K: Kernel> Node<K> {
                     state.note(id);
                     let wait = state.retries.later(id, Instant::now(), &self.config);
                     drop(state);
+                    self.retries_changed.notify_all();
                     tracing::warn!(id, %error, "removing it again in {wait:?}");
                 }
             }
@@ -88,13 +112,34 @@ impl<K: Kernel> Node<K> {
     /// Tries again what is due, and looks what is not well. To be called now and then, at least as often as `retry_first`.
     pub fn reconcile(self: &Arc<Self>) {
         let troubles = self.kernel.troubles();
+        let now = Instant::now();
         let due = {
             let mut state = self.lock();
             state.table.troubles_set(troubles);
-            state.retries.due(Instant::now())
+            state.retries.due(now)
         };
         for id in due {
+            // Whoever is at it already, is at it; it is looked at again.
+            self.lock().retries.put_off(id, now);
             self.collect_now(vec![id]);
         }
+    }
+
+    /// Waits until something is to be tried again, for at most `wait`; not at all when it is over.
+    pub fn reconcile_wait(&self, wait: Duration, over: &AtomicBool) {
+        let state = self.lock();
+        let now = Instant::now();
+        let wait = state.retries.next().map_or(wait, |at| at.saturating_duration_since(now).min(wait));
+        if !wait.is_zero() && !over.load(Ordering::Acquire) {
+            drop(self.retries_changed.wait_timeout(state, wait));
+        }
+    }
+
+    /// Whoever waits looks again.
+    pub(crate) fn reconcile_wake(&self) {
+        // With the lock, so that nobody is between the look and the wait.
+        let state = self.lock();
+        self.retries_changed.notify_all();
+        drop(state);
     }
 }

@@ -27,13 +27,15 @@ impl<K: Kernel> Node<K> {
                     if entry.proof.as_ref().is_some_and(|proof| self.kernel.is_there(driver, proof)) => {}
                 (Phase::Ready, None) => {
                     let text = "the kernel has it no more; delete it, or make it again".to_owned();
-                    state.table.lost(id, StepError { step: "recover".into(), errno: None, text });
+                    let error = StepError { step: "recover".into(), errno: None, text };
+                    state.tell(&self.events, id, "lost", Some(&error));
+                    state.table.lost(id, error);
                 }
                 (Phase::Lost(_), None) => {}
                 // It was to go from under what stands on it: either it went, or nothing has changed.
                 (Phase::Removing(_), Some(found)) if is_held => state.table.made(id, Some(found.proof)),
                 (Phase::Removing(_), None) if is_held => {
-                    state.gone(id);
+                    state.gone(&self.events, id);
                     continue;
                 }
                 (Phase::Making | Phase::Pending(_) | Phase::Removing(_), there) => {

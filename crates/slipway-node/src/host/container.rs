@@ -1,0 +1,523 @@
+//! What is asked of a container, and what happens to it. Each of its changes is: decide under its lock, do without it, write down, tell.
+
+use super::life::{Act, Life, Step};
+use super::watch::Heard;
+use super::{Cell, Host, Which};
+use crate::container::{Running, now_ms, spec_of};
+use crate::object::{Phase, Type, What};
+use crate::plan::Draft;
+use crate::refusal::{DriverError, Refusal};
+use crate::schema::name_fits;
+use serde_json::{Value, json};
+use slipway_api::node::{Container, ContainerState, ObjectId, StepError};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a request for an end waits for it before it answers with `stopping`.
+const STOP_WAIT: Duration = Duration::from_secs(2);
+/// How long a request waits for another one to be done with the same container.
+const TURN_WAIT: Duration = Duration::from_secs(60);
+/// Between asking to stop and killing, unless the container says otherwise.
+const GRACE: Duration = Duration::from_secs(10);
+const GRACE_SYSTEMD: Duration = Duration::from_secs(90);
+/// When processes that were killed and did not vanish are looked at again.
+const KILL_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long a container may take to stop.
+pub(super) fn grace(container: &Container) -> Duration {
+    let default = if container.systemd { GRACE_SYSTEMD } else { GRACE };
+    container.stop_timeout.map_or(default, Duration::from_secs)
+}
+
+fn lost() -> StepError {
+    let text = "its shim ended without a word, so nobody knows how its init did".to_owned();
+    StepError { step: "shim".into(), errno: None, text }
+}
+
+impl Host {
+    /// Makes a container with all that it stands on, and starts it if that was asked for. One that does not start is made all the same,
+    /// dead and with the reason. `privileged_default` is for a request that does not say.
+    ///
+    /// # Errors
+    /// 400 for what the description has wrong, 409 for a name that is taken, else what the rules or the kernel refused of what it stands
+    /// on; then nothing is left of it.
+    pub fn container_create(
+        self: &Arc<Self>,
+        mut container: Container,
+        privileged_default: bool,
+    ) -> Result<Container, Refusal> {
+        let starts = match container.state {
+            ContainerState::Created => false,
+            ContainerState::Running => true,
+            other => {
+                let hint = format!("state: a new container can be created or running, not {}", other.as_str());
+                return Err(Refusal::new(400, "invalid data type").hint(hint));
+            }
+        };
+        if !name_fits(&container.name) {
+            let message = "name in body should match '^([A-Za-z0-9_-][A-Za-z0-9._-]{0,63})?$'";
+            return Err(Refusal::invalid(605, message));
+        }
+        container.privileged.get_or_insert(privileged_default);
+        // What only the service knows is not believed.
+        container = Container {
+            refs: 0,
+            logfile: String::new(),
+            pid: None,
+            ready: false,
+            exit: None,
+            restarts: 0,
+            created_at_ms: None,
+            started_at_ms: None,
+            error: None,
+            ..container
+        };
+        spec_of(0, &container, PathBuf::new(), crate::CgroupPlace::default(), false, 0)?;
+        let id = self.node.create(Draft::container(container)?, now_ms())?;
+        let cell = Arc::new(Cell::default());
+        cell.lock().kept.wanted = starts;
+        // Nobody else touches it before its first start is over.
+        cell.lock().act = starts.then_some(Act::Starting);
+        self.cells().insert(id, cell.clone());
+        self.runtime.note(id, "container created");
+        if starts {
+            self.start_work(id, &cell, false);
+        }
+        // From here on it is kept: until there is a record, a container is one whose request was never answered.
+        let kept = cell.lock().kept.clone();
+        if let Err(error) = self.records.put(id, &kept, false) {
+            self.discard(id, &cell);
+            let text = format!("writing down container {id}: {error}");
+            return Err(Refusal::failed(StepError { step: "record".into(), errno: None, text }));
+        }
+        self.container(&Which::Id(id))
+    }
+
+    /// Takes a container to a state: running, exited or paused. Answers when it is there, and for an end after a moment at the latest; then
+    /// the state is `stopping`, and lasts until no process is left.
+    ///
+    /// # Errors
+    /// 404; 409 while something else is done with it; 422 for another state; 500 with the step at which a start failed.
+    pub fn container_set(self: &Arc<Self>, which: &Which, state: ContainerState) -> Result<Container, Refusal> {
+        let (id, cell) = self.find(which)?;
+        let mut life = self.turn(&cell)?;
+        match life.asked(state)? {
+            Step::Nothing => {
+                // Also ends what was to happen by itself.
+                let wanted = state != ContainerState::Exited;
+                if life.kept.wanted != wanted && state != ContainerState::Paused {
+                    life.wanted_set(wanted);
+                    self.write(id, &life, true)?;
+                }
+                drop(life);
+            }
+            Step::Start => {
+                life.wanted_set(true);
+                life.act = Some(Act::Starting);
+                drop(life);
+                let started = self.start_work(id, &cell, false);
+                self.write(id, &cell.lock(), true)?;
+                if let Some(error) = started {
+                    return Err(error);
+                }
+                return self.container(&Which::Id(id));
+            }
+            Step::Stop => {
+                life.wanted_set(false);
+                drop(self.stop_begin(id, &cell, life)?);
+            }
+            step @ (Step::Freeze | Step::Thaw) => return self.hold(id, &cell, life, step == Step::Freeze),
+        }
+        if state == ContainerState::Exited {
+            self.end_wait(&cell, STOP_WAIT);
+        }
+        self.container(&Which::Id(id))
+    }
+
+    /// Removes a container, and gives it as it was. With `force` it is stopped first, with all the patience that it has.
+    ///
+    /// # Errors
+    /// 404; 409 while it runs, unless forced, or while something else is done with it.
+    pub fn container_delete(self: &Arc<Self>, which: &Which, force: bool) -> Result<Container, Refusal> {
+        let (id, cell) = self.find(which)?;
+        let was = self.container(&Which::Id(id))?;
+        let mut life = self.turn(&cell)?;
+        if life.doomed {
+            return Err(Refusal::busy(Vec::new()).hint(format!("container {id} is already being deleted")));
+        }
+        if life.is_alive() {
+            if !force {
+                let state = life.state.as_str();
+                let hint = format!("container {id} is {state}; stop it first, or use force=true");
+                return Err(Refusal::busy(Vec::new()).hint(hint));
+            }
+            life.doomed = true;
+            life.wanted_set(false);
+            if life.state == ContainerState::Stopping {
+                drop(life);
+            } else {
+                // One that was not told is killed all the same.
+                drop(self.stop_begin(id, &cell, life));
+            }
+            let patience = self.described(id).map_or(GRACE, |container| grace(&container));
+            self.end_wait(&cell, patience + TURN_WAIT);
+            life = self.turn(&cell)?;
+            if life.is_alive() {
+                life.doomed = false;
+                let error = life.kept.error.clone();
+                drop(life);
+                let mut refusal = Refusal::busy(Vec::new()).hint(format!("processes of container {id} do not end"));
+                refusal.problem.error = error;
+                return Err(refusal);
+            }
+        }
+        life.doomed = true;
+        life.restart_at = None;
+        life.act = Some(Act::Deleting);
+        drop(life);
+        let removed = self.remove(id);
+        let mut life = cell.lock();
+        // Whoever has waited for a turn finds it doomed for ever.
+        (life.act, life.doomed) = (None, removed.is_ok());
+        drop(life);
+        cell.changed.notify_all();
+        removed.map(|()| was)
+    }
+
+    fn remove(&self, id: ObjectId) -> Result<(), Refusal> {
+        self.runtime.note(id, "container deleted");
+        self.runtime.remove(id)?;
+        self.node.delete(id, Type::Container, true)?;
+        self.cells().remove(&id);
+        if let Err(error) = self.records.forget(id) {
+            // It is swept away at the next start.
+            tracing::warn!(id, %error, "removing the record of a container");
+        }
+        Ok(())
+    }
+
+    /// Takes back a container that cannot be kept.
+    pub(super) fn discard(&self, id: ObjectId, cell: &Cell) {
+        {
+            let mut life = cell.lock();
+            life.doomed = true;
+            life.act = Some(Act::Deleting);
+        }
+        let gone = self.runtime.clear(id).and_then(|()| self.runtime.kill(id)).map_err(Refusal::from);
+        if let Err(refusal) = gone.and_then(|()| self.remove(id)) {
+            tracing::error!(id, problem = ?refusal.problem, "taking back a container");
+        }
+        cell.lock().act = None;
+        cell.changed.notify_all();
+    }
+
+    fn find(&self, which: &Which) -> Result<(ObjectId, Arc<Cell>), Refusal> {
+        let id = self.container(which)?.id;
+        let cell = self.cell(id).ok_or_else(|| Refusal::not_found("container", id))?;
+        Ok((id, cell))
+    }
+
+    /// The description, as it was asked for.
+    pub(super) fn described(&self, id: ObjectId) -> Option<Container> {
+        self.node.read(|table| match table.get(id).map(|entry| &entry.what) {
+            Some(What::Container(container)) => Some(container.as_ref().clone()),
+            _ => None,
+        })
+    }
+
+    /// Waits until nobody else is at work with a container.
+    fn turn<'a>(&self, cell: &'a Cell) -> Result<MutexGuard<'a, Life>, Refusal> {
+        let until = Instant::now() + TURN_WAIT;
+        let mut life = cell.lock();
+        while life.act.is_some() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Refusal::busy(Vec::new()).hint("something else is being done with this container"));
+            }
+            life = cell.changed.wait_timeout(life, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(life)
+    }
+
+    /// Waits until a container has no processes.
+    fn end_wait(&self, cell: &Cell, wait: Duration) {
+        let until = Instant::now() + wait;
+        let mut life = cell.lock();
+        while life.is_alive() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            life = cell.changed.wait_timeout(life, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn write(&self, id: ObjectId, life: &Life, firmly: bool) -> Result<(), Refusal> {
+        self.records.put(id, &life.kept, firmly).map_err(|error| {
+            let text = format!("writing down container {id}: {error}");
+            Refusal::failed(StepError { step: "record".into(), errno: None, text })
+        })
+    }
+
+    /// As [`write`](Self::write), where nobody waits for an answer.
+    pub(super) fn write_down(&self, id: ObjectId, life: &Life) {
+        if let Err(refusal) = self.write(id, life, false) {
+            tracing::error!(id, problem = ?refusal.problem, "writing down a container");
+        }
+    }
+
+    /// Starts a container whose act is `Starting`. Gives what refused it.
+    fn start_work(self: &Arc<Self>, id: ObjectId, cell: &Cell, by_itself: bool) -> Option<Refusal> {
+        let Some(container) = self.described(id) else { return Some(Refusal::not_found("container", id)) };
+        let privileged = container.privileged.unwrap_or(false);
+        let begun = self.root(id).and_then(|root| self.runtime.start(id, &container, &root, privileged));
+        let policy = container.restart.unwrap_or_default();
+        let mut life = cell.lock();
+        life.act = None;
+        let failure = match begun {
+            Ok(status) => {
+                life.started(status.pid, status.ready, status.started_at_ms);
+                self.counters.starts.fetch_add(1, Ordering::Relaxed);
+                self.tell(id, "started", json!({ "pid": status.pid }));
+                if container.systemd {
+                    self.watch.status(id, &self.runtime.files(id));
+                    // It may have been quicker than the watch.
+                    self.readiness_look(id, &mut life);
+                }
+                self.watch.shim(id, self.runtime.shim_open(id));
+                None
+            }
+            Err(refusal) => {
+                let fallback = || StepError {
+                    step: "start".into(),
+                    errno: None,
+                    text: refusal.problem.hint.clone().unwrap_or_else(|| refusal.problem.message.clone()),
+                };
+                let error = refusal.problem.error.clone().unwrap_or_else(fallback);
+                let again = life.start_failed(error.clone(), by_itself, &policy);
+                self.restart_later(id, &mut life, again);
+                self.counters.start_failures.fetch_add(1, Ordering::Relaxed);
+                self.tell(id, "failed", json!({ "error": error }));
+                self.state_note(id, life.state);
+                Some(refusal)
+            }
+        };
+        drop(life);
+        cell.changed.notify_all();
+        failure
+    }
+
+    /// The tree that a container starts in.
+    fn root(&self, id: ObjectId) -> Result<PathBuf, Refusal> {
+        self.node.read(|table| {
+            let entry = table.of_type(id, Type::Container)?;
+            let root = entry.children.first().and_then(|child| table.get(*child));
+            match root {
+                Some(root) if root.phase == Phase::Ready && table.is_whole(root) => {
+                    let proof = root.proof.as_ref().map(|proof| PathBuf::from(&proof.mountpoint));
+                    proof.ok_or_else(|| Refusal::busy(Vec::new()).hint("its mount has no place"))
+                }
+                Some(root) => {
+                    let lost = table.lost_below(entry);
+                    let number = lost.as_ref().map_or(root.id, |(id, _)| *id);
+                    let error = lost.map(|(_, error)| error).unwrap_or_else(|| StepError {
+                        step: "root".into(),
+                        errno: None,
+                        text: format!("mount {number} is not there (yet or any more)"),
+                    });
+                    Err(Refusal::failed(error).hint(format!("object {number}, which it stands on, is not there")))
+                }
+                None => Err(Refusal::failed(StepError {
+                    step: "root".into(),
+                    errno: None,
+                    text: "the mount that it stands on was removed".into(),
+                })),
+            }
+        })
+    }
+
+    /// Asks a container that runs to end; the watch does the rest.
+    fn stop_begin<'a>(
+        &self,
+        id: ObjectId,
+        cell: &'a Cell,
+        mut life: MutexGuard<'a, Life>,
+    ) -> Result<MutexGuard<'a, Life>, Refusal> {
+        let container = self.described(id).unwrap_or_default();
+        let until = Instant::now() + grace(&container);
+        life.stop_begun(until);
+        life.act = Some(Act::Signalling);
+        // A stop that was asked for outlives us: the next service goes on with it.
+        let written = self.write(id, &life, true);
+        drop(life);
+        let asked = self.runtime.stop_ask(id, container.systemd);
+        let mut life = cell.lock();
+        life.act = None;
+        if let Err(error) = asked {
+            // Patience would be in vain.
+            tracing::warn!(id, %error, "asking a container to stop");
+            life.kill_at = Some(Instant::now());
+        }
+        if let Some(at) = life.kill_at {
+            self.watch.at(at, id);
+        }
+        self.tell(id, "stopping", Value::Null);
+        cell.changed.notify_all();
+        written.map(|()| life)
+    }
+
+    fn hold(
+        &self,
+        id: ObjectId,
+        cell: &Cell,
+        mut life: MutexGuard<'_, Life>,
+        still: bool,
+    ) -> Result<Container, Refusal> {
+        life.act = Some(Act::Signalling);
+        // First, so that the next service knows what it finds.
+        life.kept.still = still;
+        let written = self.write(id, &life, false);
+        drop(life);
+        let done = written.and_then(|()| self.runtime.pause(id, still).map_err(Refusal::from));
+        let mut life = cell.lock();
+        life.act = None;
+        match &done {
+            Ok(()) => life.held(still),
+            Err(_) => {
+                life.kept.still = !still;
+                self.write_down(id, &life);
+            }
+        }
+        drop(life);
+        cell.changed.notify_all();
+        done?;
+        self.tell(id, if still { "paused" } else { "resumed" }, Value::Null);
+        self.container(&Which::Id(id))
+    }
+
+    /// Something has happened. What may take long is done by a thread of its own, which ends with it.
+    pub(super) fn heard(self: &Arc<Self>, heard: Heard) {
+        let (id, ended) = match heard {
+            Heard::Status(id) => {
+                if let Some(cell) = self.cell(id) {
+                    self.readiness_look(id, &mut cell.lock());
+                }
+                return;
+            }
+            Heard::Ended(id) => (id, true),
+            Heard::Due(id) => (id, false),
+        };
+        let host = self.clone();
+        let begun = std::thread::Builder::new()
+            .name("slipway-container".into())
+            .spawn(move || if ended { host.ended(id) } else { host.due(id) });
+        if let Err(error) = begun {
+            tracing::error!(id, %error, "beginning a thread; it is tried again");
+            self.watch.at(Instant::now() + KILL_AGAIN, id);
+        }
+    }
+
+    fn readiness_look(&self, id: ObjectId, life: &mut Life) {
+        if !life.ready && life.is_alive() && self.runtime.files(id).status().is_some_and(|status| status.ready) {
+            life.ready = true;
+            self.tell(id, "ready", Value::Null);
+        }
+    }
+
+    /// A time that was waited for has come: whatever is due by now is done, and nothing else.
+    fn due(self: &Arc<Self>, id: ObjectId) {
+        let Some(cell) = self.cell(id) else { return };
+        let Ok(mut life) = self.turn(&cell) else { return };
+        let now = Instant::now();
+        if life.is_alive() && !matches!(self.runtime.running(id), Running::Yes(_)) {
+            drop(life);
+            return self.ended(id);
+        }
+        if life.kill_at.is_some_and(|at| at <= now) && life.is_alive() {
+            life.act = Some(Act::Ending);
+            drop(life);
+            let killed = self.runtime.kill(id);
+            let mut life = cell.lock();
+            life.act = None;
+            match killed {
+                // Its shim's end is heard of.
+                Ok(()) => life.kill_at = None,
+                Err(error) => self.kill_later(id, &mut life, error),
+            }
+            drop(life);
+            cell.changed.notify_all();
+        } else if life.restart_at.is_some_and(|at| at <= now) && !life.is_alive() {
+            life.restarting();
+            life.act = Some(Act::Starting);
+            self.write_down(id, &life);
+            drop(life);
+            self.counters.restarts.fetch_add(1, Ordering::Relaxed);
+            self.tell(id, "restarted", Value::Null);
+            self.start_work(id, &cell, true);
+            self.write_down(id, &cell.lock());
+        }
+    }
+
+    fn kill_later(&self, id: ObjectId, life: &mut Life, error: DriverError) {
+        tracing::warn!(id, %error, "killing a container again in {KILL_AGAIN:?}");
+        life.kept.error = Some(error.error);
+        let at = Instant::now() + KILL_AGAIN;
+        life.kill_at = Some(at);
+        self.watch.at(at, id);
+    }
+
+    /// A container's shim has ended: so has its init, or it is nobody's any more.
+    pub(super) fn ended(self: &Arc<Self>, id: ObjectId) {
+        let Some(cell) = self.cell(id) else { return };
+        let Ok(mut life) = self.turn(&cell) else { return };
+        if !life.is_alive() || matches!(self.runtime.running(id), Running::Yes(_)) {
+            return;
+        }
+        life.act = Some(Act::Ending);
+        drop(life);
+        // What was put into its groups from outside, and what has lost its shim.
+        let killed = self.runtime.kill(id);
+        let mut life = cell.lock();
+        life.act = None;
+        match killed {
+            Ok(()) => self.end_take(id, &mut life),
+            Err(error) => {
+                life.state = ContainerState::Stopping;
+                self.kill_later(id, &mut life, error);
+            }
+        }
+        drop(life);
+        cell.changed.notify_all();
+    }
+
+    /// Takes note of an end, when no process is left.
+    pub(super) fn end_take(&self, id: ObjectId, life: &mut Life) {
+        let how = match self.runtime.running(id) {
+            Running::Ended(exit) => Ok(exit),
+            Running::Yes(_) | Running::Lost | Running::No => Err(lost()),
+        };
+        let policy = self.described(id).and_then(|container| container.restart).unwrap_or_default();
+        let is_lost = how.is_err();
+        let again = life.ended(how, &policy, now_ms());
+        self.restart_later(id, life, again);
+        self.write_down(id, life);
+        self.counters.exits.fetch_add(1, Ordering::Relaxed);
+        let exit = life.kept.exit.clone().unwrap_or_default();
+        if exit.oom {
+            self.counters.ooms.fetch_add(1, Ordering::Relaxed);
+            self.tell(id, "oom", Value::Null);
+        }
+        self.state_note(id, life.state);
+        let detail = if is_lost { json!({ "error": life.kept.error }) } else { json!({ "exit": exit }) };
+        self.tell(id, life.state.as_str(), detail);
+    }
+
+    pub(super) fn restart_later(&self, id: ObjectId, life: &mut Life, wait: Option<Duration>) {
+        life.restart_at = wait.map(|wait| Instant::now() + wait);
+        if let Some(at) = life.restart_at {
+            self.watch.at(at, id);
+        }
+    }
+}

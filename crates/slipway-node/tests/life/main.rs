@@ -1,0 +1,66 @@
+//! The life of containers on the kernel of this machine: a whole host, from the first request to the last process. The test's own program
+//! is also the shim, and the service that is killed.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod lab;
+mod states;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+const INSIDE: &str = "SLIPWAY_TEST_INSIDE";
+
+/// `cargo test` runs this instead of a harness: with certain words it is something else, else the tests.
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    match &args[1..] {
+        [word, dir] if word == "shim" => return slipway_node::shim_run(Path::new(dir)),
+        _ => {}
+    }
+    let filters: Vec<&String> = args[1..].iter().filter(|arg| !arg.starts_with('-')).collect();
+    let exact = args.iter().any(|arg| arg == "--exact");
+    let wanted = |name: &str| {
+        filters.is_empty()
+            || filters.iter().any(|filter| if exact { name == filter.as_str() } else { name.contains(filter.as_str()) })
+    };
+    let runs_ignored = args.iter().any(|arg| arg == "--ignored" || arg == "--include-ignored");
+    if runs_ignored && std::env::var_os(INSIDE).is_none() {
+        // All of it in a mount namespace of its own: nothing that is mounted here is seen, or left, outside.
+        let program = std::env::current_exe().unwrap();
+        let mut inside = Command::new("unshare");
+        inside.args(["--mount", "--propagation", "private"]).arg(program).args(&args[1..]).env(INSIDE, "1");
+        return ExitCode::from(u8::from(!inside.status().unwrap().success()));
+    }
+    let (mut passed, mut failed, mut ignored) = (0, 0, 0);
+    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
+        if !runs_ignored {
+            println!("test {name} ... ignored, needs root");
+            ignored += 1;
+            continue;
+        }
+        let begun = std::time::Instant::now();
+        match std::panic::catch_unwind(test) {
+            Ok(()) => {
+                println!("test {name} ... ok ({:.1} s)", begun.elapsed().as_secs_f32());
+                passed += 1;
+            }
+            Err(_) => {
+                println!("test {name} ... FAILED");
+                failed += 1;
+            }
+        }
+    }
+    let result = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {result}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; 0 filtered out\n"
+    );
+    ExitCode::from(u8::from(failed > 0))
+}
+
+type Test = fn();
+const TESTS: &[(&str, Test)] = &[
+    ("root_states_follow_each_other_as_the_contract_says", states::root_states_follow_each_other_as_the_contract_says),
+    ("root_stopping_lasts_until_no_process_is_left", states::root_stopping_lasts_until_no_process_is_left),
+    ("root_what_does_not_start_is_dead_with_its_reason", states::root_what_does_not_start_is_dead_with_its_reason),
+    ("root_requests_that_do_not_fit_change_nothing", states::root_requests_that_do_not_fit_change_nothing),
+];
