@@ -39,7 +39,7 @@ impl Host {
             let wanted = container.state == ContainerState::Running;
             life.kept = kept.unwrap_or_else(|| Kept { wanted, ..Kept::default() });
             match rebooted {
-                true => self.rebooted(entry.id, container, &mut life)?,
+                true => self.rebooted(entry.id, &mut life)?,
                 false => self.find_again(entry.id, container, &mut life)?,
             }
         }
@@ -118,17 +118,17 @@ impl Host {
     }
 
     /// One that was described under another kernel: none of its processes is left, and none of its mounts.
-    fn rebooted(&self, id: ObjectId, container: &Container, life: &mut Life) -> io::Result<()> {
+    fn rebooted(&self, id: ObjectId, life: &mut Life) -> io::Result<()> {
         // Files that outlived the kernel speak of processes that did not.
         self.runtime.remove(id).map_err(|error| io::Error::other(error.to_string()))?;
-        let _ = container;
         life.kept.still = false;
-        let ran = life.kept.wanted;
-        life.state = match (&life.kept.exit, ran) {
-            (_, true) => ContainerState::Dead,
-            (Some(exit), false) if exit.code == Some(0) => ContainerState::Exited,
-            (Some(_), false) => ContainerState::Dead,
-            (None, false) => ContainerState::Created,
+        let ended = life.kept.exit.as_ref().map(|exit| exit.at_ms);
+        let ran = life.kept.wanted && life.kept.error.is_none() && (ended.is_none() || ended < life.kept.started_at_ms);
+        life.state = match (&life.kept.exit, &life.kept.error) {
+            _ if ran => ContainerState::Dead,
+            (Some(exit), None) if exit.code == Some(0) => ContainerState::Exited,
+            (None, None) => ContainerState::Created,
+            _ => ContainerState::Dead,
         };
         if ran {
             let text = "the node was restarted while it ran; start it again".to_owned();

@@ -2,7 +2,7 @@
 
 use super::Node;
 use crate::kernel::{Found, Kernel};
-use crate::object::{Claim, Phase};
+use crate::object::{Claim, Phase, Proof};
 use slipway_api::node::{ObjectId, StepError};
 use std::collections::BTreeMap;
 use std::io;
@@ -22,7 +22,10 @@ impl<K: Kernel> Node<K> {
             let there = found.remove(&id).filter(|found| found.driver == driver);
             let is_held = entry.claims.iter().any(|claim| matches!(claim, Claim::Parent(_)));
             match (&entry.phase, there) {
-                (Phase::Ready | Phase::Lost(_), Some(found)) => state.table.made(id, Some(found.proof)),
+                (Phase::Ready | Phase::Lost(_), Some(found)) => {
+                    let proof = proof_joined(entry.proof.as_ref(), found.proof);
+                    state.table.made(id, Some(proof));
+                }
                 (Phase::Ready, None)
                     if entry.proof.as_ref().is_some_and(|proof| self.kernel.is_there(driver, proof)) => {}
                 (Phase::Ready, None) => {
@@ -33,7 +36,10 @@ impl<K: Kernel> Node<K> {
                 }
                 (Phase::Lost(_), None) => {}
                 // It was to go from under what stands on it: either it went, or nothing has changed.
-                (Phase::Removing(_), Some(found)) if is_held => state.table.made(id, Some(found.proof)),
+                (Phase::Removing(_), Some(found)) if is_held => {
+                    let proof = proof_joined(entry.proof.as_ref(), found.proof);
+                    state.table.made(id, Some(proof));
+                }
                 (Phase::Removing(_), None) if is_held => {
                     state.gone(&self.events, id);
                     continue;
@@ -67,4 +73,14 @@ impl<K: Kernel> Node<K> {
         }
         state.table.unwanted()
     }
+}
+
+/// What is found, with what only its making knew of it.
+fn proof_joined(known: Option<&Proof>, mut found: Proof) -> Proof {
+    if let Some(known) = known.filter(|known| (&known.device, &known.mountpoint) == (&found.device, &found.mountpoint)) {
+        let mut detail = known.detail.clone();
+        detail.append(&mut found.detail);
+        found.detail = detail;
+    }
+    found
 }

@@ -89,6 +89,24 @@ impl Lab {
         boot.clone_into(&mut self.boot);
     }
 
+    /// All that a restart of the node takes: the processes, the mounts, the loop devices, the groups, the run directory.
+    pub(crate) fn node_gone(&self, init: &str) {
+        tool("kill", &["-9", init]);
+        let begun = Instant::now();
+        while processes().iter().any(|(_, words)| words.contains(&self.at("run").display().to_string())) {
+            assert!(begun.elapsed() < LONG);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let run = self.at("run");
+        tool("umount", &["--recursive", "--lazy", &run.display().to_string()]);
+        let image = self.at("image.squashfs").display().to_string();
+        let loops = Command::new("losetup").args(["--associated", &image, "--noheadings", "-O", "NAME"]).output().unwrap();
+        for device in String::from_utf8(loops.stdout).unwrap().split_whitespace() {
+            tool("losetup", &["--detach", device]);
+        }
+        fs::remove_dir_all(&run).unwrap();
+    }
+
     pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.top.path().join(name)
     }

@@ -2,6 +2,7 @@
 //! is also the shim, and the service that is killed.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod adopt;
 mod lab;
 mod states;
 
@@ -59,6 +60,8 @@ fn main() -> ExitCode {
 
 type Test = fn();
 const TESTS: &[(&str, Test)] = &[
+    ("root_a_new_service_finds_all_as_it_was", adopt::root_a_new_service_finds_all_as_it_was),
+    ("root_a_restart_of_the_node_is_told", adopt::root_a_restart_of_the_node_is_told),
     ("root_states_follow_each_other_as_the_contract_says", states::root_states_follow_each_other_as_the_contract_says),
     ("root_stopping_lasts_until_no_process_is_left", states::root_stopping_lasts_until_no_process_is_left),
     ("root_what_does_not_start_is_dead_with_its_reason", states::root_what_does_not_start_is_dead_with_its_reason),
