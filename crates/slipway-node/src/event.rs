@@ -53,8 +53,14 @@ impl Events {
         detail: serde_json::Value,
     ) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        let event =
-            NodeEvent { id: ring.next, at_ms: now_ms, what: what.into(), object, name: name.map(str::to_owned), detail };
+        let event = NodeEvent {
+            id: ring.next,
+            at_ms: now_ms,
+            what: what.into(),
+            object,
+            name: name.map(str::to_owned),
+            detail,
+        };
         ring.next += 1;
         if ring.kept.len() == KEPT {
             ring.kept.pop_front();
@@ -105,7 +111,10 @@ mod tests {
         let tell = |object| events.tell(8, "mount.created", object, None, serde_json::Value::Null);
         (1..=3).for_each(tell);
         let batch = events.after(7000, Duration::ZERO);
-        assert_eq!((batch.events.iter().map(|event| event.id).collect::<Vec<_>>(), batch.gap), (vec![7001, 7002], false));
+        assert_eq!(
+            (batch.events.iter().map(|event| event.id).collect::<Vec<_>>(), batch.gap),
+            (vec![7001, 7002], false)
+        );
         // Of an earlier run, and of a later one whose clock was ahead.
         for id in [12, 7003, u64::MAX - 1] {
             assert!(events.after(id, Duration::ZERO).gap, "{id}");

@@ -326,7 +326,9 @@ impl Host {
     }
 
     fn tell(&self, id: ObjectId, what: &str, detail: serde_json::Value) {
-        let name = self.node.read(|table| table.get(id).and_then(|entry| crate::table::name_of(&entry.what).map(str::to_owned)));
+        let name = self
+            .node
+            .read(|table| table.get(id).and_then(|entry| crate::table::name_of(&entry.what).map(str::to_owned)));
         self.node.events().tell(now_ms(), &format!("container.{what}"), id, name.as_deref(), detail);
     }
 

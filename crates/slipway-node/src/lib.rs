@@ -6,8 +6,8 @@
 pub mod access;
 mod container;
 mod crash;
-mod export;
 mod event;
+mod export;
 mod host;
 mod journal;
 mod kernel;
@@ -25,8 +25,8 @@ pub use container::{
     CgroupLayout, CgroupPlace, ContainerFiles, Running, Runtime, RuntimeConfig, Spec, Status, shim_run, spec_of,
 };
 pub use crash::{CRASH_POINTS, crash_point};
-pub use export::{ExportFiles, ExportReport, ExportSpec};
 pub use event::{Batch, Events};
+pub use export::{ExportFiles, ExportReport, ExportSpec};
 pub use host::{Counts, Host, HostConfig, Which};
 pub use journal::{Journal, Restored};
 pub use kernel::{Found, Kernel, Make};

@@ -16,7 +16,7 @@ pub(crate) use files::{process_start, write as file_write};
 pub(crate) use runtime::process_open;
 
 pub use files::{ContainerFiles, Status};
-pub(crate) use runtime::{now_ms, reap};
 pub use runtime::{Running, Runtime, RuntimeConfig};
+pub(crate) use runtime::{now_ms, reap};
 pub use shim::shim_run;
 pub use spec::{Spec, spec_of};

@@ -14,9 +14,9 @@ impl Host {
     /// Brings records, run directory and processes together. Nobody else works with this host yet.
     pub(super) fn adopt(self: &Arc<Self>) -> io::Result<()> {
         let failed = |error: crate::DriverError| io::Error::other(error.to_string());
-        let entries: Vec<Entry> = self.node.read(|table| {
-            table.iter().filter(|entry| matches!(entry.what, What::Container(_))).cloned().collect()
-        });
+        let entries: Vec<Entry> = self
+            .node
+            .read(|table| table.iter().filter(|entry| matches!(entry.what, What::Container(_))).cloned().collect());
         let known: BTreeSet<ObjectId> = entries.iter().map(|entry| entry.id).collect();
         for id in self.runtime.found()?.into_iter().filter(|id| !known.contains(id)) {
             tracing::warn!(id, "removing what was left of a container of an earlier run");

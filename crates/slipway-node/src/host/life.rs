@@ -174,7 +174,8 @@ impl Life {
             return None;
         }
         if policy.max > 0 && self.kept.in_row >= policy.max {
-            let text = format!("it was started again {} times in a row; start it yourself when it is mended", policy.max);
+            let text =
+                format!("it was started again {} times in a row; start it yourself when it is mended", policy.max);
             self.kept.error.get_or_insert(StepError { step: "restart".into(), errno: None, text });
             return None;
         }

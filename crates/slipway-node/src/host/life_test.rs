@@ -49,7 +49,6 @@ struct Machine {
     now_ms: i64,
     /// When it starts again by itself.
     due_ms: Option<i64>,
-
 }
 
 impl Machine {

@@ -77,7 +77,8 @@ impl<K: Kernel> Node<K> {
 
 /// What is found, with what only its making knew of it.
 fn proof_joined(known: Option<&Proof>, mut found: Proof) -> Proof {
-    if let Some(known) = known.filter(|known| (&known.device, &known.mountpoint) == (&found.device, &found.mountpoint)) {
+    if let Some(known) = known.filter(|known| (&known.device, &known.mountpoint) == (&found.device, &found.mountpoint))
+    {
         let mut detail = known.detail.clone();
         detail.append(&mut found.detail);
         found.detail = detail;

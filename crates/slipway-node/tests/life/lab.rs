@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
-const TOOLS: &[&str] = &["sh", "sleep", "cat", "ls", "id", "true", "false", "dd", "echo", "env", "pwd", "stty", "ps", "tty"];
+const TOOLS: &[&str] =
+    &["sh", "sleep", "cat", "ls", "id", "true", "false", "dd", "echo", "env", "pwd", "stty", "ps", "tty"];
 
 pub(crate) struct Lab {
     host: Option<Arc<Host>>,
@@ -100,7 +101,8 @@ impl Lab {
         let run = self.at("run");
         tool("umount", &["--recursive", "--lazy", &run.display().to_string()]);
         let image = self.at("image.squashfs").display().to_string();
-        let loops = Command::new("losetup").args(["--associated", &image, "--noheadings", "-O", "NAME"]).output().unwrap();
+        let loops =
+            Command::new("losetup").args(["--associated", &image, "--noheadings", "-O", "NAME"]).output().unwrap();
         for device in String::from_utf8(loops.stdout).unwrap().split_whitespace() {
             tool("losetup", &["--detach", device]);
         }
@@ -216,7 +218,8 @@ impl Lab {
             }
         }
         for dir in ["run/containers", "run/mounts", "run/overlays", "state/containers"] {
-            let left: Vec<_> = fs::read_dir(self.at(dir)).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+            let left: Vec<_> =
+                fs::read_dir(self.at(dir)).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
             assert!(left.is_empty(), "{left:?}");
         }
         let loops = Command::new("losetup").args(["--list", "--noheadings", "-O", "BACK-FILE"]).output().unwrap();

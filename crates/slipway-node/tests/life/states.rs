@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) fn root_states_follow_each_other_as_the_contract_says() {
     let lab = Lab::new();
-    let made = lab.sh("echo up; trap 'exit 0' TERM; while true; do sleep 0.02; done", json!({"state": "created", "name": "one"}));
+    let made = lab
+        .sh("echo up; trap 'exit 0' TERM; while true; do sleep 0.02; done", json!({"state": "created", "name": "one"}));
     let id = made.id;
     assert_eq!((made.state, made.pid, made.refs, made.restarts), (Created, None, 1, 0));
     assert_eq!(made.mount.as_ref().unwrap().overlay.as_ref().unwrap().lower.len(), 1);
