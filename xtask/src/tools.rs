@@ -43,6 +43,9 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("nbd-client", "nbd-client"),
     tool("nbdinfo", "libnbd-bin"),
     tool("qemu-img", "qemu-utils"),
+    tool("ceph-mon", "ceph-mon"),
+    tool("ceph-osd", "ceph-osd"),
+    tool("ceph", "ceph-common"),
     tool("mandoc", "mandoc"),
     tool("script", "bsdutils"),
     tool("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
@@ -50,9 +53,6 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
 
 /// What only all of the tests need.
 pub(crate) const ALL_TOOLS: &[Tool] = &[
-    tool("ceph-mon", "ceph-mon"),
-    tool("ceph-osd", "ceph-osd"),
-    tool("ceph", "ceph-common"),
     tool("radosgw", "radosgw"),
     tool("s3cmd", "s3cmd"),
 ];

@@ -5,6 +5,8 @@
 //! [`Root::Host`], this machine's files under an overlay that dies with the guest, or [`Root::Initramfs`], a few files that the test names.
 //! A [`GuestNet`] is a private network between the guest and this machine (needs root); without one the guest has only its loopback.
 //!
+//! [`Ceph`] is a cluster on this machine for the guest's client.
+//!
 //! [`packages_unpack`] brings programs that this machine does not have, as layers of the guest's root or as the root of a container in it.
 //!
 //! [`census`] counts what a kernel has of ours before and after a test; [`conformance`] says of any service whether it speaks the ImageAPI.
@@ -14,6 +16,7 @@
 //! crate; nothing of it is needed at run time.
 
 pub mod census;
+mod ceph;
 mod channel;
 pub mod conformance;
 mod cpio;
@@ -25,6 +28,7 @@ mod packages;
 mod script;
 mod spec;
 
+pub use ceph::Ceph;
 pub use error::LabError;
 pub use guest::{Guest, Job, Output};
 pub use net::GuestNet;

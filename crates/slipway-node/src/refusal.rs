@@ -87,6 +87,18 @@ impl DriverError {
         Self { status: 500, ..Self::request(step, text) }
     }
 
+    /// It did not come to an end in its time.
+    pub fn timed_out(step: &str, text: impl Into<String>) -> Self {
+        let mut error = Self::other(step, text);
+        error.error.errno = Some("ETIMEDOUT".into());
+        error
+    }
+
+    /// Something keeps it, and no call of the system says so.
+    pub fn busy(step: &str, text: impl Into<String>) -> Self {
+        Self { status: 409, ..Self::request(step, text) }
+    }
+
     /// Who keeps it.
     pub fn held_by(mut self, holders: Vec<Holder>) -> Self {
         self.holders = holders;

@@ -82,6 +82,7 @@ const ATTACH_FIELDS: &[Field] = &[
             field("password", Shape::Text),
             field("username_in", Shape::Text),
             field("password_in", Shape::Text),
+            field("dead_timeout", Shape::Whole),
             field("ro", Shape::Flag),
         ]),
     ),

@@ -71,7 +71,8 @@ fn site_open(settings: &Settings) -> Result<Arc<Site>, Failure> {
         .map_err(|why| place::io_failure("reading the number of this boot", &why))?;
     let failed = |why: String| Failure::new(1, format!("opening the node: {why}"), "look at the path, and at 'dmesg'");
     let linux = Linux::open(&settings.run_dir, &settings.state_dir).map_err(|why| failed(why.to_string()))?;
-    let linux = linux.with_export(export_program(settings));
+    // Drivers that wait for a server give up before their call is given up.
+    let linux = linux.with_export(export_program(settings)).with_patience(settings.deadline.mul_f32(0.8));
     let config = NodeConfig { deadline: settings.deadline, ..NodeConfig::default() };
     let node = Node::open(linux, config, &settings.run_dir, &settings.state_dir, boot.trim())
         .map_err(|why| failed(why.to_string()))?;

@@ -170,6 +170,9 @@ pub struct AttachIscsi {
     /// The password by which the target must prove itself; shown as `***`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub password_in: String,
+    /// Seconds that requests wait for a connection that is lost before they fail: 30 if absent.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dead_timeout: u64,
     /// No writes.
     #[serde(skip_serializing_if = "is_false")]
     pub ro: bool,

@@ -47,6 +47,28 @@ pub(super) fn resolve(field: &str, host: &str, port: u16) -> Result<Vec<SocketAd
     }
 }
 
+/// The addresses of a server that is given with a port or without: `10.0.0.1`, `10.0.0.1:6789`, `[fd00::1]:6789`, `fd00::1`.
+///
+/// # Errors
+/// As [`resolve`], and 400 for a port that is none.
+pub(super) fn resolve_with_port(field: &str, server: &str, port: u16) -> Result<Vec<SocketAddr>, DriverError> {
+    let (host, own_port) = match server.rsplit_once(':') {
+        // Without brackets more than one colon is an IPv6 address and nothing else.
+        Some((host, own)) if host.ends_with(']') || !host.contains(':') => (host, Some(own)),
+        _ => (server, None),
+    };
+    let port = match own_port.map(str::parse) {
+        None => port,
+        Some(Ok(own)) if own != 0 => own,
+        Some(_) => {
+            let shown: String = server.escape_debug().take(80).collect();
+            let text = format!("{field} '{shown}' has no port between 1 and 65535 after its colon");
+            return Err(DriverError::request("resolve", text));
+        }
+    };
+    resolve(field, host, port)
+}
+
 /// Our own address on the way to another.
 ///
 /// # Errors
@@ -74,7 +96,7 @@ pub(super) fn bare(address: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bare, resolve, source_of};
+    use super::{bare, resolve, resolve_with_port, source_of};
 
     #[test]
     fn names_and_addresses() {
@@ -89,5 +111,22 @@ mod tests {
         }
         let here = source_of("127.0.0.1:9".parse().unwrap()).unwrap();
         assert_eq!(bare(here), "127.0.0.1");
+    }
+
+    #[test]
+    fn servers_are_read_with_and_without_ports() {
+        for (server, wanted) in [
+            ("10.0.0.1", "10.0.0.1:6789"),
+            ("10.0.0.1:6790", "10.0.0.1:6790"),
+            ("[fd00::1]", "[fd00::1]:6789"),
+            ("[fd00::1]:3300", "[fd00::1]:3300"),
+            ("fd00::1", "[fd00::1]:6789"),
+        ] {
+            assert_eq!(resolve_with_port("monitors", server, 6789).unwrap()[0].to_string(), wanted);
+        }
+        for wrong in ["", "10.0.0.1:0", "10.0.0.1:x", "10.0.0.1:70000", "a b", "x,name=y", "host.invalid"] {
+            let error = resolve_with_port("monitors", wrong, 6789).unwrap_err();
+            assert!(error.status == 400 && error.error.text.contains("monitors"), "{wrong}: {error}");
+        }
     }
 }

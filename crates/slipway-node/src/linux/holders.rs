@@ -27,6 +27,18 @@ pub(super) fn device_holders(device: &Path) -> Vec<Holder> {
     holders
 }
 
+/// Who has a disk or one of its partitions mounted, open, or below another device.
+pub(super) fn disk_holders(disk: &Path) -> Vec<Holder> {
+    let mut holders = device_holders(disk);
+    let name = disk.file_name().unwrap_or_default();
+    let parts = fs::read_dir(Path::new("/sys/block").join(name)).into_iter().flatten().flatten();
+    for part in parts.filter(|entry| entry.path().join("partition").exists()) {
+        holders.extend(device_holders(&disk.with_file_name(part.file_name())));
+    }
+    holders.truncate(HOLDERS_MAX);
+    holders
+}
+
 /// Who is in a mount, has something of it open, or has mounted something below it.
 pub(super) fn mount_holders(at: &Path) -> Vec<Holder> {
     let mut holders = Vec::new();

@@ -7,6 +7,7 @@ mod catalogue;
 mod exports;
 mod filesystem;
 mod holders;
+mod iscsi;
 mod local;
 mod loops;
 mod mountinfo;
@@ -15,6 +16,8 @@ mod nbd;
 mod netlink;
 mod nfs;
 mod overlay;
+mod program;
+mod rbd;
 mod rpc;
 mod syscall;
 
@@ -28,12 +31,17 @@ use crate::refusal::DriverError;
 use exports::Exports;
 use mountpoint::Mountpoint;
 use nbd::Watch;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use slipway_api::node::{Attach, AttachKind, MountKind, ObjectId, StepError};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Less than the deadline of [`NodeConfig`](crate::NodeConfig) by default.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// This machine's kernel, as far as one service uses it.
 #[derive(Clone, Debug)]
@@ -44,6 +52,9 @@ pub struct Linux {
     mark: String,
     /// Keeps network block devices connected.
     watch: Watch,
+    iscsi: iscsi::Iscsi,
+    /// How long a driver that waits for a server may take, so that it ends before the service gives its call up.
+    patience: Duration,
 }
 
 impl Linux {
@@ -74,8 +85,9 @@ impl Linux {
             .as_encoded_bytes()
             .iter()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+        let iscsi = iscsi::Iscsi::new(&run_dir, &format!("slipway-{:08x}-", hash as u32))?;
         let watch = Watch::new(&run_dir.join("nbd"), Exports::new(&run_dir, &state_dir, Vec::new()));
-        Ok(Self { run_dir, state_dir, mark: format!("slipway:{:08x}:", hash as u32), watch })
+        Ok(Self { run_dir, state_dir, mark: format!("slipway:{:08x}:", hash as u32), watch, iscsi, patience: PATIENCE })
     }
 
     /// The program, and its arguments, that gives a version of a catalogue as an NBD export; the folder of the attachment is added. Without
@@ -93,6 +105,16 @@ impl Linux {
     pub fn close(&self) -> Result<(), DriverError> {
         rustix::mount::unmount(&self.run_dir, rustix::mount::UnmountFlags::NOFOLLOW)
             .map_err(|errno| system("umount", &self.run_dir, errno))
+    }
+
+    /// The same with another time for drivers that wait for a server: less than [`NodeConfig::deadline`](crate::NodeConfig).
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    fn until(&self) -> Instant {
+        Instant::now() + self.patience
     }
 
     fn mark(&self, id: ObjectId) -> String {
@@ -137,18 +159,22 @@ impl Kernel for Linux {
                 self.mountpoint(id, MountKind::Overlay).unmount()?;
                 overlay::dirs_remove(&self.overlay_dirs(id, ""))
             }
+            Driver::Attach(AttachKind::Iscsi) => self.iscsi.undo(id, self.until()),
+            Driver::Attach(AttachKind::Rbd) => rbd::undo(&self.rbd_mark(id)),
             Driver::Mount(MountKind::Nfs) => nfs::undo(&self.mountpoint(id, MountKind::Nfs)),
             Driver::Attach(kind @ AttachKind::Nbd) => nbd::undo(&self.watch, id, &nbd::mark(&self.mark, kind, id)),
             Driver::Attach(kind @ AttachKind::Slipway) => {
                 catalogue::undo(&self.watch, id, &nbd::mark(&self.mark, kind, id))
             }
-            Driver::Attach(AttachKind::Iscsi | AttachKind::Rbd) | Driver::Mount(MountKind::Uri) => Err(no_driver()),
+            Driver::Mount(MountKind::Uri) => Err(no_driver()),
         }
     }
 
     fn found(&self) -> Result<Vec<Found>, DriverError> {
         let mut found = loops::found(&self.mark)?;
         found.extend(nbd::found(&self.watch, &self.mark)?);
+        found.extend(self.iscsi.found()?);
+        found.extend(rbd::found(&self.rbd_tag())?);
         found.extend(mountpoint::found(&self.run_dir.join("mounts"))?);
         Ok(found)
     }
@@ -158,14 +184,25 @@ impl Kernel for Linux {
     }
 
     fn troubles(&self) -> BTreeMap<ObjectId, StepError> {
-        self.watch.troubles()
+        let mut troubles = self.watch.troubles();
+        troubles.extend(self.iscsi.troubles());
+        troubles
     }
 }
 
 impl Linux {
+    /// Begins the names of the keys that our maps are known by: [`mark`](Self::mark) without what options of the kernel cannot hold.
+    fn rbd_tag(&self) -> String {
+        self.mark.replace(':', "-")
+    }
+
+    fn rbd_mark(&self, id: ObjectId) -> String {
+        format!("{}{id}", self.rbd_tag())
+    }
+
     fn attach_make(&self, make: &Make, attach: &Attach) -> Result<Proof, DriverError> {
         let id = make.id;
-        let Attach { local, loopback, nbd, slipway, .. } = attach;
+        let Attach { local, loopback, nbd, slipway, iscsi, rbd, .. } = attach;
         match (attach.kind.ok_or_else(no_driver)?, local, loopback, nbd, slipway) {
             (AttachKind::Local, Some(block), ..) => local::make(block),
             (AttachKind::Loopback, _, Some(block), ..) => loops::make(&self.mark(id), block, make.on.first()),
@@ -174,6 +211,12 @@ impl Linux {
             }
             (kind @ AttachKind::Slipway, .., Some(block)) => {
                 catalogue::make(&self.watch, id, nbd::mark(&self.mark, kind, id), block)
+            }
+            (AttachKind::Iscsi, ..) => {
+                iscsi.as_ref().ok_or_else(no_driver).and_then(|block| self.iscsi.make(id, block, self.until()))
+            }
+            (AttachKind::Rbd, ..) => {
+                rbd.as_ref().ok_or_else(no_driver).and_then(|block| rbd::make(&self.rbd_mark(id), block, self.patience))
             }
             _ => Err(no_driver()),
         }
@@ -215,6 +258,18 @@ fn io_error(step: &str, path: &Path, error: &std::io::Error) -> DriverError {
         Some(errno) => system(step, path, errno),
         None => DriverError::other(step, format!("{}: {error}", path.display())),
     }
+}
+
+/// A value of sysfs without its line feed; none when it cannot be read.
+fn sysfs_read(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
+}
+
+/// Writes a value to sysfs in one call, as the kernel wants it.
+fn sysfs_write(step: &str, path: &Path, value: &str) -> Result<(), DriverError> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty());
+    let file = file.map_err(|errno| system(step, path, errno))?;
+    rustix::io::write(&file, value.as_bytes()).map(drop).map_err(|errno| system(step, path, errno))
 }
 
 /// The tree that a path begins at: the node's own, or a mount of ours.

@@ -19,7 +19,9 @@ const LOOP_GET_STATUS64: Opcode = 0x4C05;
 const LOOP_CONFIGURE: Opcode = 0x4C0A;
 /// `LOOP_CTL_GET_FREE`.
 const LOOP_CTL_GET_FREE: Opcode = 0x4C82;
-/// `BLKROGET` of linux/fs.h.
+/// `BLKROSET` of linux/fs.h.
+const BLKROSET: Opcode = 0x125D;
+/// `BLKROGET`.
 const BLKROGET: Opcode = 0x125E;
 
 /// The device admits no writes.
@@ -309,4 +311,51 @@ pub(super) fn netlink_join(socket: impl AsFd, group: u32) -> Result<(), Errno> {
         )
     };
     if done == 0 { Ok(()) } else { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)) }
+}
+
+/// Lets no writes pass to a device.
+pub(super) fn device_read_only(device: impl AsFd) -> Result<(), Errno> {
+    // SAFETY: BLKROSET reads one C `int`, which the setter holds.
+    unsafe { ioctl(device, Setter::<BLKROSET, i32>::new(1)) }
+}
+
+/// Gives the calling thread a copy of the mounts, which it may change alone.
+pub(super) fn mounts_unshare() -> Result<(), Errno> {
+    // SAFETY: only mounts and the working directory are taken apart, not the table of files, so every descriptor stays what it is.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
+}
+
+/// `KEY_SPEC_THREAD_KEYRING` of linux/keyctl.h.
+const KEY_SPEC_THREAD_KEYRING: i32 = -1;
+/// `KEYCTL_REVOKE`.
+const KEYCTL_REVOKE: i32 = 3;
+/// `KEYCTL_UNLINK`.
+const KEYCTL_UNLINK: i32 = 9;
+
+/// Puts a key in the keyring of the calling thread, which ends with the thread. Gives its number.
+pub(super) fn key_add(kind: &CStr, name: &CStr, payload: &[u8]) -> Result<i32, Errno> {
+    // SAFETY: both names end with NUL, the payload has the length that is given, and all live until the call returns.
+    let key = unsafe {
+        libc::syscall(
+            libc::SYS_add_key,
+            kind.as_ptr(),
+            name.as_ptr(),
+            payload.as_ptr(),
+            payload.len(),
+            KEY_SPEC_THREAD_KEYRING,
+        )
+    };
+    match i32::try_from(key) {
+        Ok(key) if key > 0 => Ok(key),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
+    }
+}
+
+/// Makes a key of the calling thread useless, and takes it out of its keyring.
+pub(super) fn key_remove(key: i32) {
+    // SAFETY: both operations take numbers only. A key that is gone already is as good.
+    unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_REVOKE, key);
+        libc::syscall(libc::SYS_keyctl, KEYCTL_UNLINK, key, KEY_SPEC_THREAD_KEYRING);
+    }
 }

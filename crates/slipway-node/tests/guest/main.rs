@@ -1,8 +1,12 @@
 //! The drivers against servers and kernels in a guest. The guest runs this same program as [`driver`], which reads what to do.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod call;
 mod driver;
+mod iscsi;
 mod nfs;
+mod node;
+mod rbd;
 
 use std::process::ExitCode;
 
@@ -10,7 +14,7 @@ type Test = fn();
 
 /// All tests, each needing root.
 fn tests() -> Vec<(&'static str, Test)> {
-    [nfs::TESTS].concat()
+    [nfs::TESTS, iscsi::TESTS, rbd::TESTS].concat()
 }
 
 /// `cargo test` runs this instead of a harness: with a role it is a program in the guest, else the tests.
@@ -20,6 +24,7 @@ fn main() -> ExitCode {
         ["driver", run, state, deadline] => {
             return driver::run(run.as_ref(), state.as_ref(), deadline.parse().unwrap());
         }
+        ["call"] => return call::run(),
         ["mute", port] => return nfs::mute_server(port.parse().unwrap(), true),
         ["silent", port] => return nfs::mute_server(port.parse().unwrap(), false),
         _ => {}
