@@ -52,10 +52,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
 ];
 
 /// What only all of the tests need.
-pub(crate) const ALL_TOOLS: &[Tool] = &[
-    tool("radosgw", "radosgw"),
-    tool("s3cmd", "s3cmd"),
-];
+pub(crate) const ALL_TOOLS: &[Tool] = &[tool("radosgw", "radosgw"), tool("s3cmd", "s3cmd")];
 
 /// What every measure needs; a measure names more.
 pub(crate) const BENCH_TOOLS: &[Tool] =

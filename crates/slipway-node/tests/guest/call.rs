@@ -19,7 +19,8 @@ pub(crate) fn run() -> ExitCode {
     let id = call["id"].as_u64().unwrap_or_default();
     let done = if call["found"].is_boolean() {
         linux.found().map(|found| {
-            let row = |one: slipway_node::Found| json!({"id": one.id, "device": one.proof.device, "driver": one.driver});
+            let row =
+                |one: slipway_node::Found| json!({"id": one.id, "device": one.proof.device, "driver": one.driver});
             Value::Array(found.into_iter().map(row).collect())
         })
     } else if call["undo"].is_string() {

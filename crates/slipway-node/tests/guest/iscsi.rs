@@ -82,7 +82,8 @@ fn root_iscsi_units_of_a_target_share_a_session() {
     let second = node.make(2, &attach(&json!({"lun": 1, "queue_depth": 4, "scheduler": "none"})));
     assert_eq!(sessions(&node), 1, "both units use one session");
     node.guest.ok(&format!("mount -t ext4 {second} /mnt/b; echo world > /mnt/b/file"));
-    let shown = node.guest.ok(&format!("cat /sys/block/{0}/device/queue_depth /sys/block/{0}/queue/scheduler", &second[5..]));
+    let shown =
+        node.guest.ok(&format!("cat /sys/block/{0}/device/queue_depth /sys/block/{0}/queue/scheduler", &second[5..]));
     assert!(shown.starts_with("4\n") && shown.contains("[none]"), "{shown}");
     assert_eq!(node.found(), [(1, first.clone()), (2, second.clone())]);
 
@@ -152,7 +153,10 @@ find /etc/iscsi -type f -exec sha256sum {{}} + | sort > /run/theirs"#
     let device = node.make(2, &attach(&json!({})));
     assert_eq!((sessions(&node), node.found()), (2, vec![(2, device)]));
     node.undo(2, "iscsi");
-    assert_eq!(node.guest.ok("cat /sys/class/iscsi_session/session*/ifacename /sys/class/iscsi_session/session*/state"), "default\nLOGGED_IN\n");
+    assert_eq!(
+        node.guest.ok("cat /sys/class/iscsi_session/session*/ifacename /sys/class/iscsi_session/session*/state"),
+        "default\nLOGGED_IN\n"
+    );
     node.guest.ok("find /etc/iscsi -type f -exec sha256sum {} + | sort | diff /run/theirs -");
     node.guest.ok(&format!("iscsiadm -m node -T {IQN} -p 127.0.0.1:3260 --logout; iscsiadm -m node -o delete; rm /etc/iscsi/initiatorname.iscsi; rm -rf /etc/iscsi/nodes /etc/iscsi/ifaces"));
     node.guest.ok("find /etc/iscsi | sort > /run/before");
@@ -192,7 +196,9 @@ printf target > auth/userid_mutual; printf 'their-own-secret' > auth/password_mu
     // Nor does any file.
     node.guest.ok("! grep -r -q -e 'a-long #secret' /etc/iscsi /run/slipway /run/lock");
     // Who shares the session must know its password.
-    let refused = node.refused(&json!({"make": attach(&json!({"username": "someone", "password": "guessed-guessed", "lun": 1})), "id": 3}));
+    let refused = node.refused(
+        &json!({"make": attach(&json!({"username": "someone", "password": "guessed-guessed", "lun": 1})), "id": 3}),
+    );
     assert!(refused.text.contains("another password"), "{refused:?}");
     let mut second = good.clone();
     second["lun"] = 1.into();
@@ -230,7 +236,9 @@ fn root_iscsi_lost_connections_come_back_or_end() {
     // The daemon is gone: a service that runs starts another one, which takes the session over.
     let service = node.begin(&json!({"found": true, "stay": 60}));
     node.guest.ok("sleep 1; pkill -9 -x iscsid; sleep 0.3; ! grep ISCSIADM_ABSTRACT_NAMESPACE /proc/net/unix");
-    node.guest.ok("for i in $(seq 100); do grep -q ISCSIADM_ABSTRACT_NAMESPACE /proc/net/unix && exit 0; sleep 0.1; done; exit 1");
+    node.guest.ok(
+        "for i in $(seq 100); do grep -q ISCSIADM_ABSTRACT_NAMESPACE /proc/net/unix && exit 0; sleep 0.1; done; exit 1",
+    );
     assert_eq!(node.found(), [(1, device.clone())]);
     let second = node.make(2, &attach(&json!({"dead_timeout": 15, "lun": 1})));
     node.guest.ok(&format!("echo 0 > {group}/enable; sleep 2; echo 1 > {group}/enable"));

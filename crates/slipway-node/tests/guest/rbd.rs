@@ -71,7 +71,9 @@ fn root_rbd_images_of_a_cluster() {
 fn images_are_written_and_kept(lab: &Lab) {
     let (node, guest) = (&lab.node, &lab.node.guest);
     let disk = node.make(1, &lab.attach(&json!({}), &json!({})));
-    guest.ok(&format!("mke2fs -q -t ext4 {disk}; mkdir -p /mnt/a; mount -t ext4 {disk} /mnt/a; echo kept > /mnt/a/file; sync"));
+    guest.ok(&format!(
+        "mke2fs -q -t ext4 {disk}; mkdir -p /mnt/a; mount -t ext4 {disk} /mnt/a; echo kept > /mnt/a/file; sync"
+    ));
     // The mark is there, the secret is not.
     let shown = guest.ok("cat /sys/bus/rbd/devices/*/config_info");
     assert!(shown.contains("key=slipway-") && shown.contains("mount_timeout=25"), "{shown}");
@@ -81,7 +83,11 @@ fn images_are_written_and_kept(lab: &Lab) {
     // One that writes is alone.
     for options in [json!({}), json!({"ro": true}), json!({"noshare": true})] {
         let refused = node.refused(&json!({"make": lab.attach(&json!({}), &options), "id": 2}));
-        assert_eq!((refused.status, &refused.holders), (409, &json!([{"kind": "object", "object": "attach", "id": 1}])), "{refused:?}");
+        assert_eq!(
+            (refused.status, &refused.holders),
+            (409, &json!([{"kind": "object", "object": "attach", "id": 1}])),
+            "{refused:?}"
+        );
         assert_eq!(node.found(), [(1, disk.clone())]);
     }
     let refused = node.refused(&json!({"undo": "rbd", "id": 1}));
@@ -92,7 +98,10 @@ fn images_are_written_and_kept(lab: &Lab) {
     node.undo(1, "rbd");
     lab.clean();
     let disk = node.make(3, &lab.attach(&json!({"snapshot": "-"}), &json!({"ro": true})));
-    assert_eq!(guest.ok(&format!("mount -t ext4 -o ro,noload {disk} /mnt/a; cat /mnt/a/file; umount /mnt/a")), "kept\n");
+    assert_eq!(
+        guest.ok(&format!("mount -t ext4 -o ro,noload {disk} /mnt/a; cat /mnt/a/file; umount /mnt/a")),
+        "kept\n"
+    );
     node.undo(3, "rbd");
     lab.clean();
 }
@@ -130,7 +139,8 @@ fn options_reach_the_kernel(lab: &Lab) {
     node.make(20, &lab.attach(&json!({}), &options));
     assert_eq!(guest.ok("cat /sys/bus/rbd/devices/*/pool_ns").trim(), "site");
     let shown = guest.ok("cat /sys/bus/rbd/devices/*/config_info");
-    for word in ["noshare", "osdkeepalive=7", "queue_depth=32", "lock_timeout=8", "alloc_size=131072", "_pool_ns=site"] {
+    for word in ["noshare", "osdkeepalive=7", "queue_depth=32", "lock_timeout=8", "alloc_size=131072", "_pool_ns=site"]
+    {
         assert!(shown.contains(word), "{word}: {shown}");
     }
     node.undo(20, "rbd");

@@ -9,7 +9,7 @@ mod record;
 mod session;
 
 use super::holders::disk_holders;
-use super::{address, folder_make, io_error, sysfs_write, syscall, system};
+use super::{address, folder_make, io_error, syscall, sysfs_write, system};
 use crate::kernel::Found;
 use crate::object::{Driver, Proof};
 use crate::refusal::{DriverError, object_holder};
@@ -309,7 +309,8 @@ fn reachable(portals: &[SocketAddr], until: Instant) -> Result<SocketAddr, Drive
     }
     let Some((portal, error)) = last else { return Err(DriverError::other("connect", "the host has no address")) };
     let hint = "check host and port, and that the target's server runs";
-    let errno = if error.kind() == std::io::ErrorKind::TimedOut { Some(Errno::TIMEDOUT) } else { Errno::from_io_error(&error) };
+    let errno =
+        if error.kind() == std::io::ErrorKind::TimedOut { Some(Errno::TIMEDOUT) } else { Errno::from_io_error(&error) };
     Err(match errno {
         Some(errno) => DriverError::system("connect", errno, format!("{portal} ({hint})")),
         None => DriverError::other("connect", format!("{portal}: {error}; {hint}")),

@@ -57,9 +57,7 @@ impl Wanted {
         let within = |field: &str, value: u64, default: u64, min: u64, max: u64| match value {
             0 => Ok(default),
             _ if (min..=max).contains(&value) => Ok(value),
-            _ => {
-                Err(DriverError::request("check", format!("iscsi.{field} {value} is not between {min} and {max}")))
-            }
+            _ => Err(DriverError::request("check", format!("iscsi.{field} {value} is not between {min} and {max}"))),
         };
         if block.lun > LUN_MAX {
             return refuse(format!("iscsi.lun {} is not between 0 and {LUN_MAX}", block.lun));
@@ -153,7 +151,8 @@ fn chap(block: &AttachIscsi) -> Result<Option<Chap>, DriverError> {
             (true, true) => Ok(None),
             (false, false) => Ok(Some((name.to_owned(), password.to_owned()))),
             _ => {
-                let text = format!("iscsi.username{suffix} and iscsi.password{suffix} are given together or not at all");
+                let text =
+                    format!("iscsi.username{suffix} and iscsi.password{suffix} are given together or not at all");
                 Err(DriverError::request("check", text))
             }
         }
@@ -190,9 +189,10 @@ mod tests {
     use slipway_api::node::AttachIscsi;
 
     fn block(json: &str) -> AttachIscsi {
-        let mut value: serde_json::Value =
-            serde_json::from_str(r#"{"initiator":"iqn.2026-01.test:node","target":"iqn.2026-01.test:disk","host":"san"}"#)
-                .unwrap();
+        let mut value: serde_json::Value = serde_json::from_str(
+            r#"{"initiator":"iqn.2026-01.test:node","target":"iqn.2026-01.test:disk","host":"san"}"#,
+        )
+        .unwrap();
         let more: serde_json::Value = serde_json::from_str(json).unwrap();
         value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         serde_json::from_value(value).unwrap()
@@ -223,7 +223,10 @@ mod tests {
             assert!(settings.iter().any(|(name, value)| (*name, value.as_str()) == line), "{line:?}");
         }
         assert!(!settings.iter().any(|(name, _)| name.contains("auth")));
-        let both = Wanted::new(&block(r#"{"max_commands":64,"username":"u","password":"p #x=y","username_in":"t","password_in":"q"}"#)).unwrap();
+        let both = Wanted::new(&block(
+            r#"{"max_commands":64,"username":"u","password":"p #x=y","username_in":"t","password_in":"q"}"#,
+        ))
+        .unwrap();
         assert!(both.settings().contains(&("node.session.auth.password", "p #x=y".into())));
         assert!(both.settings().contains(&("node.session.auth.password_in", "q".into())));
         assert!(both.settings().contains(&("node.session.cmds_max", "64".into())));

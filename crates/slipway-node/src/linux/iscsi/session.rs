@@ -35,7 +35,11 @@ pub(super) fn sessions(prefix: &str) -> Result<Vec<Session>, DriverError> {
         Err(error) => return Err(io_error("readdir", top, &error)),
     };
     // One that goes while it is looked at is not there.
-    Ok(entries.flatten().filter_map(|entry| session(&entry.path())).filter(|one| one.iface.starts_with(prefix)).collect())
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| session(&entry.path()))
+        .filter(|one| one.iface.starts_with(prefix))
+        .collect())
 }
 
 fn session(path: &Path) -> Option<Session> {
@@ -51,7 +55,8 @@ fn session(path: &Path) -> Option<Session> {
 impl Session {
     /// A value of it; none when it is gone, or the value has never been set.
     pub(super) fn value(&self, name: &str) -> Option<String> {
-        sysfs_read(&Path::new(SESSIONS).join(format!("session{}", self.sid)).join(name)).filter(|value| value != "(null)")
+        sysfs_read(&Path::new(SESSIONS).join(format!("session{}", self.sid)).join(name))
+            .filter(|value| value != "(null)")
     }
 
     /// Whether its connection stands.
@@ -100,7 +105,9 @@ impl Session {
         sysfs_write("scan", &scan, &format!("0 {} {lun}", self.target))?;
         let target = self.value("targetname").unwrap_or_default();
         if !self.has(lun) {
-            let text = format!("the target {target} has no unit {lun}, or does not show it to this initiator; check lun, initiator and the target's access list");
+            let text = format!(
+                "the target {target} has no unit {lun}, or does not show it to this initiator; check lun, initiator and the target's access list"
+            );
             return Err(DriverError::other("scan", text));
         }
         let found = || self.disk(lun).filter(|disk| Path::new("/dev").join(disk).exists());
@@ -111,7 +118,9 @@ impl Session {
         }
         let kind = sysfs_read(&self.unit(lun).join("type")).unwrap_or_default();
         let text = match kind.as_str() {
-            "0" => format!("no disk came for unit {lun} of {target} within {DISK_WAIT:?}; is the kernel module sd_mod there?"),
+            "0" => format!(
+                "no disk came for unit {lun} of {target} within {DISK_WAIT:?}; is the kernel module sd_mod there?"
+            ),
             _ => format!("unit {lun} of {target} is no disk (SCSI type {kind})"),
         };
         Err(DriverError::other("scan", text))

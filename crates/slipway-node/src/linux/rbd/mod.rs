@@ -94,7 +94,8 @@ struct Key(i32);
 
 impl Key {
     fn add(name: &str, secret: &str, until: Instant) -> Result<Self, DriverError> {
-        let wrong = || DriverError::request("key", "rbd.options.secret is no Ceph key as 'ceph auth get-key' prints it");
+        let wrong =
+            || DriverError::request("key", "rbd.options.secret is no Ceph key as 'ceph auth get-key' prints it");
         let mut payload = base64::engine::general_purpose::STANDARD.decode(secret).map_err(|_| wrong())?;
         if payload.is_empty() || payload.len() > KEY_MAX {
             return Err(wrong());
@@ -112,8 +113,12 @@ impl Key {
         payload.fill(0);
         added.map(Self).map_err(|errno| match errno {
             Errno::INVAL => wrong(),
-            Errno::NOENT => DriverError::system("key", errno, "the kernel has no cbc(aes); load the modules aes_generic and cbc"),
-            Errno::NODEV => DriverError::system("key", errno, "the kernel has no keys for Ceph; load the module libceph"),
+            Errno::NOENT => {
+                DriverError::system("key", errno, "the kernel has no cbc(aes); load the modules aes_generic and cbc")
+            }
+            Errno::NODEV => {
+                DriverError::system("key", errno, "the kernel has no keys for Ceph; load the module libceph")
+            }
             _ => DriverError::system("key", errno, "adding the key to the kernel's keyring"),
         })
     }
@@ -214,9 +219,9 @@ impl Map {
     /// Any number of maps of one image on one node may be read; one that writes is alone.
     fn alone_check(&self) -> Result<(), DriverError> {
         let of = self.of();
-        let other = maps()?.into_iter().find(|other| {
-            other.number != self.number && other.of() == of && (other.writes() || self.writes())
-        });
+        let other = maps()?
+            .into_iter()
+            .find(|other| other.number != self.number && other.of() == of && (other.writes() || self.writes()));
         let Some(other) = other else { return Ok(()) };
         let text = format!(
             "{} is mapped on this node already, as {}, and one of both may write; refer to it by its id, or map both with options.ro",
@@ -228,10 +233,10 @@ impl Map {
 
     /// Whose it is: an object of ours, or the device of somebody else.
     fn holder(&self) -> Holder {
-        let id: Option<ObjectId> =
-            self.key().filter(|key| key.starts_with("slipway-")).and_then(|key| {
-                key.trim_end_matches(FORCE).rsplit('-').next()?.parse().ok()
-            });
+        let id: Option<ObjectId> = self
+            .key()
+            .filter(|key| key.starts_with("slipway-"))
+            .and_then(|key| key.trim_end_matches(FORCE).rsplit('-').next()?.parse().ok());
         match id {
             Some(id) => object_holder("attach", id),
             None => Holder::Device { name: format!("rbd{}", self.number) },
