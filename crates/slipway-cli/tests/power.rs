@@ -87,9 +87,12 @@ echo '0 {sectors} linear /dev/loop0 0' | dmsetup create disk",
 
     /// What lies on the disk: `old`, `new`, `shut` (its first 8 KiB are zero), or a mixture.
     fn holds(&self) -> String {
-        self.guest.ok("blockdev --flushbufs /dev/mapper/disk
+        self.guest
+            .ok("blockdev --flushbufs /dev/mapper/disk
 if cmp -s /run/disk /srv/images/new; then echo new; elif cmp -s /run/disk /srv/images/old; then echo old
-elif cmp -s -n 8192 /run/disk /dev/zero; then echo shut; else echo mixture; fi").trim().to_owned()
+elif cmp -s -n 8192 /run/disk /dev/zero; then echo shut; else echo mixture; fi")
+            .trim()
+            .to_owned()
     }
 }
 

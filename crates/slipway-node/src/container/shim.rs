@@ -6,7 +6,7 @@ use super::files::{ContainerFiles, Status, process_start};
 use super::log::Log;
 use super::root::{console_tree, root_enter};
 use super::runtime::now_ms;
-use super::spawn::{Forked, namespaces_leave, process_fork, program_become};
+use super::spawn::{Forked, inherited_close, namespaces_leave, process_fork, program_become};
 use super::spec::Spec;
 use crate::crash::crash_point;
 use crate::refusal::DriverError;
@@ -52,6 +52,7 @@ fn failure_parse(json: &str) -> DriverError {
 /// The shim of the container whose directory this is. Standard output, a pipe, hears whether its init was executed, and is closed then.
 /// Returns when the container has ended.
 pub fn shim_run(dir: &Path) -> ExitCode {
+    inherited_close();
     let Ok(mut report) = report_take() else { return ExitCode::FAILURE };
     crash_point("shim.begin");
     match start(&ContainerFiles::at(dir)) {

@@ -24,6 +24,12 @@ pub(super) fn process_fork() -> Result<Forked, Errno> {
     }
 }
 
+/// Closes what was inherited beside the three standard streams, such as a lock that whoever started the service holds.
+pub(super) fn inherited_close() {
+    // SAFETY: called before the process opens anything of its own, so nothing in it refers to these descriptors.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
 /// Leaves the namespaces of the parent; a new pid namespace is that of the next child.
 pub(super) fn namespaces_leave(flags: UnshareFlags) -> Result<(), Errno> {
     // SAFETY: the descriptor table is not among the flags, and the process has a single thread.
