@@ -3,19 +3,29 @@
 //! A measure is a file here and a line in [`MEASURES`]. It gets a [`Stage`] (release programs, a server, images), runs each side at least
 //! three times in turn ([`sample::paired`]), and gives [`Row`]s. Nothing is written into the checkout unless `--keep` is given.
 
+mod capture;
 mod contest;
 mod convert;
 mod dataset;
 mod device;
 mod flash;
+mod growth;
 mod ingest;
+mod kill;
+mod limits;
+mod line;
+mod many;
+mod own;
 mod peers;
 mod plot;
+mod proxy;
 mod pull;
 mod random;
 mod report;
 mod sample;
+mod serve;
 mod stage;
+mod versions;
 mod view;
 
 use crate::run::{cargo, run};
@@ -43,6 +53,9 @@ pub(crate) struct BenchArgs {
     /// A folder with v1.img, v2.img and v3.img to use instead of images made here; they are only read
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Measure the release programs that are there instead of building them
+    #[arg(long)]
+    no_build: bool,
     /// Write the results into docs/benchmarks.md, in place of the same measure's
     #[arg(long)]
     keep: bool,
@@ -58,7 +71,21 @@ struct Measure {
     run: fn(&Stage) -> Result<Found>,
 }
 
-const MEASURES: &[Measure] = &[ingest::MEASURE, flash::MEASURE, convert::MEASURE, pull::MEASURE, view::MEASURE];
+const MEASURES: &[Measure] = &[
+    ingest::MEASURE,
+    flash::MEASURE,
+    limits::MEASURE,
+    serve::MEASURE,
+    many::MEASURE,
+    line::MEASURE,
+    view::MEASURE,
+    kill::MEASURE,
+    capture::MEASURE,
+    versions::MEASURE,
+    pull::MEASURE,
+    convert::MEASURE,
+    growth::MEASURE,
+];
 
 /// `cargo xtask bench`.
 pub(crate) fn bench_run(args: &BenchArgs) -> Result<()> {
@@ -67,17 +94,9 @@ pub(crate) fn bench_run(args: &BenchArgs) -> Result<()> {
     for measure in &chosen {
         tools::tools_need(measure.tools)?;
     }
-    eprintln!("building release programs (the first time takes some minutes)");
-    run(cargo().args([
-        "build",
-        "--release",
-        "--locked",
-        "--quiet",
-        "--package",
-        "slipway-cli",
-        "--package",
-        "slipway-agent",
-    ]))?;
+    if !args.no_build {
+        programs_build()?;
+    }
     let stage = Stage::new(args.quick, args.data.as_deref())?;
     let mut failed = Vec::new();
     for measure in chosen {
@@ -103,6 +122,15 @@ pub(crate) fn bench_run(args: &BenchArgs) -> Result<()> {
         true => Ok(()),
         false => bail!("no result for {}", failed.join(", ")),
     }
+}
+
+fn programs_build() -> Result<()> {
+    eprintln!("building release programs (the first time takes some minutes)");
+    let build = ["build", "--release", "--locked", "--quiet"];
+    run(cargo().args(build).args(["--package", "slipway-cli", "--package", "slipway-agent"]))?;
+    // Ways into one crate that no program has.
+    run(cargo().args(build).args(["--package", "slipway-store", "--example", "ingest"]))?;
+    run(cargo().args(build).args(["--package", "slipway-format", "--example", "convert"]))
 }
 
 fn measures_choose(names: &[String]) -> Result<Vec<&'static Measure>> {

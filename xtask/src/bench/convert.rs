@@ -4,7 +4,7 @@ use super::Measure;
 use super::report::{Found, Row};
 use super::sample::{paired, timed};
 use super::stage::Stage;
-use crate::run::{cargo, run as run_through, top};
+use crate::run::{run as run_through, top};
 use crate::tools::{Tool, command};
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -36,11 +36,6 @@ const SPEED_MIN: f64 = 0.9;
 const MEMORY_MAX_MB: f64 = 64.0;
 
 fn run(stage: &Stage) -> Result<Found> {
-    run_through(
-        cargo()
-            .args(["build", "--release", "--locked", "--quiet", "--package", "slipway-format"])
-            .args(["--example", "convert"]),
-    )?;
     let ours = top().join("target/release/examples/convert");
     let (raw, _) = stage.images()?;
     let mut rows = Vec::new();

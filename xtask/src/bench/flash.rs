@@ -4,13 +4,13 @@ use super::Measure;
 use super::contest::{Contender, contest, sample_of};
 use super::dataset::{data_len, differences};
 use super::device::Device;
+use super::own::{Said, flash};
 use super::peers::{ZSTD, bita, debian, remove, zstd};
 use super::report::{Found, Line, Row};
-use super::sample::{Sample, so_far, timed, timed_read};
-use super::stage::{Stage, text};
+use super::sample::{Sample, timed};
+use super::stage::Stage;
 use crate::run::{is_root, read};
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -33,16 +33,6 @@ const NO_VERIFY: &str = "slipway-agent flash --no-verify";
 const FLOOR: &str = "floor: dd conv=sparse,fsync";
 const READ: &str = "floor: dd iflag=direct of the disk";
 const READ_AND_WRITE: &str = "floor: dd iflag=direct of the disk, then what differs";
-
-/// What `slipway-agent flash -o json` says.
-#[derive(Clone, Copy, Default, Deserialize)]
-pub(super) struct Said {
-    pub(super) fetched_bytes: u64,
-    pub(super) written_bytes: u64,
-    pub(super) zeroed_bytes: u64,
-    pub(super) moved_bytes: u64,
-    pub(super) requests: u64,
-}
 
 /// Work of which the disk is the object: prepared, timed, and compared the first time.
 struct Disk<'a> {
@@ -92,15 +82,10 @@ struct Own {
 }
 
 fn own(stage: &Stage, reference: &str, device: &Path, more: &[&str], own: &RefCell<Own>) -> Result<Sample> {
-    let server = stage.server()?.pid().context("the server has ended")?;
-    let before = so_far(server)?.cpu;
-    let mut words = vec!["flash", reference, text(device)?, "-o", "json"];
-    words.extend(more);
-    let (sample, said) = timed_read(&stage.agent(&words)?)?;
-    let said: Said = serde_json::from_str(&said).with_context(|| format!("reading {said:?}"))?;
-    own.borrow_mut().said = said;
-    own.borrow_mut().server_cpu.push(so_far(server)?.cpu - before);
-    Ok(Sample { fetched_mb: Some(said.fetched_bytes as f64 / 1e6), ..sample })
+    let done = flash(stage.server()?, None, reference, device, more)?;
+    own.borrow_mut().said = done.said;
+    own.borrow_mut().server_cpu.push(done.server_cpu);
+    Ok(done.sample)
 }
 
 fn run(stage: &Stage) -> Result<Found> {

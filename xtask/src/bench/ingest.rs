@@ -7,7 +7,7 @@ use super::peers::{self, ZSTD, debian, file_mb, folder_mb, remove};
 use super::report::{Found, Row};
 use super::sample::{Sample, timed, timed_read};
 use super::stage::{Stage, text};
-use crate::run::{cargo, run as run_through, top};
+use crate::run::top;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::path::Path;
@@ -37,13 +37,6 @@ struct Said {
     data: u64,
     stored: u64,
     new: u64,
-}
-
-/// The program that ingests, built.
-pub(super) fn program() -> Result<std::path::PathBuf> {
-    let build = ["build", "--release", "--locked", "--quiet", "--package", "slipway-store", "--example", "ingest"];
-    run_through(cargo().args(build))?;
-    Ok(top().join("target/release/examples/ingest"))
 }
 
 fn ours(program: &Path, stage: &Stage, digest: bool) -> Result<Vec<Sample>> {
@@ -131,7 +124,7 @@ fn casync(stage: &Stage) -> Result<Vec<Sample>> {
 }
 
 fn run(stage: &Stage) -> Result<Found> {
-    let program = program()?;
+    let program = top().join("target/release/examples/ingest");
     let data = stage.data()?;
     let out = stage.folder().join("ingest.out");
     let contenders = vec![
@@ -215,7 +208,7 @@ fn goals(stage: &Stage, lines: &[super::report::Line]) -> Result<Vec<Row>> {
     }
     let exact = exact_new(stage)?;
     for (step, name, floor, most) in
-        [(1, "new blocks of v2, zstd -3 each", exact.0, 1.7), (2, "new blocks of v3, raw", exact.1, 1.6)]
+        [(1, "new blocks of v2, zstd -1 each", exact.0, 1.7), (2, "new blocks of v3, raw", exact.1, 1.6)]
     {
         let what = if step == 1 { "G4 added by v2" } else { "G4 added by v3" };
         rows.push(Row::new(what, "MB", kept(own(step)?)).times_full(quick, name, Some(floor), most));
@@ -236,7 +229,7 @@ fn exact_new(stage: &Stage) -> Result<(f64, f64)> {
         if image == &data.v2 {
             let mut pack = crate::tools::command("zstd");
             // Blocks of the file on their own, as a store of single blocks would keep them.
-            pack.args(["-b3", "-i1", "-B4096"]).arg(text(&fresh)?);
+            pack.args(["-b1", "-i1", "-B4096"]).arg(text(&fresh)?);
             let out = pack.output().context("starting zstd")?;
             let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).replace('\r', "\n");
             let packed = said.lines().rev().find_map(|line| {

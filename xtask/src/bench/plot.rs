@@ -15,7 +15,7 @@ pub(super) struct Plot {
     pub(super) series: Vec<Series>,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub(super) struct Series {
     pub(super) name: String,
     /// Pairs of numbers above 0.

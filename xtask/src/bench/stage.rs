@@ -1,12 +1,14 @@
 //! What the measures work with: our programs, a server of its own, and images.
 
 use super::dataset::DataSet;
+use super::sample::so_far;
 use crate::demo::server::Server;
 use crate::run::{read, run, top};
 use anyhow::{Context, Result};
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// A folder that goes away, and what is in it. Everything is made when it is first asked for.
 pub(super) struct Stage {
@@ -77,16 +79,16 @@ impl Stage {
         Ok(self.server.get_or_init(|| server))
     }
 
+    /// Another server, whose store is empty; its folder goes with it.
+    pub(super) fn server_new(&self, name: &str) -> Result<OwnServer> {
+        let (data, token) = (self.folder().join(name), self.folder().join(format!("{name}.token")));
+        let server = Server::start(&self.program(), &data, &token)?;
+        Ok(OwnServer { server: Some(server), data, token })
+    }
+
     /// A command of ours that talks to the server.
     pub(super) fn slipway(&self, words: &[&str]) -> Result<Command> {
         let mut command = self.server()?.client(&self.program());
-        command.args(words);
-        Ok(command)
-    }
-
-    /// The same for the program of a machine.
-    pub(super) fn agent(&self, words: &[&str]) -> Result<Command> {
-        let mut command = self.server()?.client(&top().join("target/release/slipway-agent"));
         command.args(words);
         Ok(command)
     }
@@ -98,6 +100,7 @@ impl Stage {
             for path in [&data.v1, &data.v2] {
                 read(&mut self.slipway(&["push", text(path)?, "me/os", "-q"])?)?;
             }
+            calm(self.server()?)?;
             self.pushed.get_or_init(|| ());
         }
         Ok(())
@@ -108,6 +111,7 @@ impl Stage {
         self.pushed()?;
         if self.all_pushed.get().is_none() {
             read(&mut self.slipway(&["push", text(&self.data()?.v3)?, "me/os", "-q"])?)?;
+            calm(self.server()?)?;
             self.all_pushed.get_or_init(|| ());
         }
         Ok(())
@@ -117,6 +121,65 @@ impl Stage {
     pub(super) fn settle(&self) -> Result<()> {
         run(&mut Command::new("sync"))
     }
+}
+
+/// A server of one measure.
+pub(super) struct OwnServer {
+    server: Option<Server>,
+    pub(super) data: PathBuf,
+    token: PathBuf,
+}
+
+impl OwnServer {
+    pub(super) fn get(&self) -> Result<&Server> {
+        self.server.as_ref().context("the server has ended")
+    }
+
+    /// Starts it again on the same folder, with other options.
+    pub(super) fn again(&mut self, program: &Path, more: &[&str]) -> Result<&Server> {
+        self.server = None;
+        self.server = Some(Server::start_with(program, &self.data, &self.token, more)?);
+        self.get()
+    }
+
+    /// Ends it as a power cut would, as far as it can see.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        let pid = self.get()?.pid().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
+        rustix::process::kill_process(pid.context("the server has ended")?, rustix::process::Signal::KILL)
+            .context("killing the server")?;
+        self.server = None;
+        Ok(())
+    }
+
+    /// A command of ours that talks to it.
+    pub(super) fn slipway(&self, stage: &Stage, words: &[&str]) -> Result<Command> {
+        let mut command = self.get()?.client(&stage.program());
+        command.args(words);
+        Ok(command)
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        self.server = None;
+        let _ = std::fs::remove_dir_all(&self.data);
+    }
+}
+
+/// Waits until a server has nothing more to do: after a push it still hashes the whole image.
+pub(super) fn calm(server: &Server) -> Result<()> {
+    let pid = server.pid().context("the server has ended")?;
+    let mut before = so_far(pid)?.cpu;
+    // At most two minutes: then it is measured as it is.
+    for _ in 0..120 {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = so_far(pid)?.cpu;
+        if now - before <= 0.02 {
+            break;
+        }
+        before = now;
+    }
+    Ok(())
 }
 
 /// What is kept from one run to the next.

@@ -15,6 +15,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it and waits for the line that says where it listens.
     pub(crate) fn start(program: &Path, data: &Path, token_file: &Path) -> Result<Self> {
+        Self::start_with(program, data, token_file, &[])
+    }
+
+    /// The same with more options of `serve`.
+    pub(crate) fn start_with(program: &Path, data: &Path, token_file: &Path, more: &[&str]) -> Result<Self> {
         // A file and not a pipe, so that the server can outlive us.
         let log = data.with_extension("log");
         let file = File::create(&log).with_context(|| format!("making {}", log.display()))?;
@@ -23,6 +28,7 @@ impl Server {
             .arg(data)
             .arg("--admin-token-file")
             .arg(token_file)
+            .args(more)
             // What it makes goes when it ends, however full the disk is.
             .env("SLIPWAY_MIN_FREE_BYTES", "67108864")
             .env("SLIPWAY_MIN_FREE_PERCENT", "0")
