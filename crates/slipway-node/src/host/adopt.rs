@@ -32,6 +32,7 @@ impl Host {
             // After a restart of the node, a missing record is one that never reached the disk.
             let answered = kept.is_some() || rebooted;
             if !answered || matches!(entry.phase, Phase::Making | Phase::Removing(_)) {
+                self.node.interrupted(entry.id);
                 self.discard(entry.id, &cell);
                 continue;
             }

@@ -65,6 +65,12 @@ impl<K: Kernel> Node<K> {
         Ok(())
     }
 
+    /// A service that is no more was making or removing this container: nobody is at it now, so it can be removed. What the journal says of
+    /// it stays, until it is gone.
+    pub(crate) fn interrupted(&self, id: ObjectId) {
+        self.lock().table.made(id, None);
+    }
+
     /// Nobody was told of these: takes their creator's claim. Gives all that nobody wants, parents first.
     fn requests_forget(&self, ids: &[ObjectId]) -> Vec<ObjectId> {
         let mut state = self.lock();

@@ -302,11 +302,12 @@ fn is_known(
 }
 
 fn delete_all(host: &Arc<Host>) {
-    for container in host.containers() {
-        host.container_delete(&Which::Id(container.id), true).unwrap();
-    }
     let begun = Instant::now();
     loop {
+        // What was never answered may be on its way out already: then it is gone in a moment.
+        for container in host.containers() {
+            let _ = host.container_delete(&Which::Id(container.id), true);
+        }
         // A mount can be deleted when nothing stands on it any more; what it stood on may go with it.
         for mount in host.mounts().into_iter().rev() {
             let _ = host.mount_delete(mount.id, false);
