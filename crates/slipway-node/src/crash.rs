@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 const VARIABLE: &str = "SLIPWAY_NODE_CRASH_AT";
 
 /// Every crash point, by file. Those that begin with `shim` are passed by a container's shim, which inherits the variable; the others by the
-/// service.
+/// service. Those that begin with `nbd` or `exports` are passed only for attachments of these kinds.
 pub const CRASH_POINTS: &[&str] = &[
     "journal.intend.before",
     "journal.intend.run",
@@ -54,6 +54,20 @@ pub const CRASH_POINTS: &[&str] = &[
     "overlay.tmpfs_unmount.after",
     "overlay.dirs_remove.before",
     "overlay.dirs_remove.after",
+    "nbd.record.after",
+    "nbd.connect.before",
+    "nbd.connect.after",
+    "nbd.disconnect.before",
+    "nbd.disconnect.after",
+    "nbd.forget.after",
+    "exports.folder.after",
+    "exports.stop.before",
+    "exports.stop.ended",
+    "exports.stop.after",
+    "exports.spawn.before",
+    "exports.spawn.after",
+    "exports.status.after",
+    "exports.ready.after",
     "cgroup.make.before",
     "cgroup.make.after",
     "cgroup.limits.after",

@@ -140,9 +140,12 @@ impl<K: Kernel> Node<K> {
         (state.calls.len(), state.retries.waiting(), state.retries.made())
     }
 
-    /// Looks at the table.
+    /// Looks at the table, with what is not well at this moment.
     pub fn read<T>(&self, look: impl FnOnce(&Table) -> T) -> T {
-        look(&self.lock().table)
+        let troubles = self.kernel.troubles();
+        let mut state = self.lock();
+        state.table.troubles_set(troubles);
+        look(&state.table)
     }
 
     /// Makes what a draft asks for: children first, all or nothing. Gives the number of what was asked for.

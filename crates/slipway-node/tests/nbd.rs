@@ -3,7 +3,7 @@
 
 use slipway_api::node::{Attach, Health, Holder};
 use slipway_lab::{Base, Guest, GuestSpec, Root, packages_unpack};
-use slipway_node::{Draft, Linux, Node, NodeConfig, Phase, Refusal, Type, attach_view};
+use slipway_node::{CRASH_POINTS, Draft, Linux, Node, NodeConfig, Phase, Refusal, Type, attach_view};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -209,7 +209,7 @@ fn root_nbd_from_real_servers() {
     for (json, status, word) in [
         (r#"{"host":"127.0.0.1","export":"none"}"#, 400, "has not the export 'none'"),
         (r#"{"host":"127.0.0.1","port":9}"#, 500, "Connection refused"),
-        (r#"{"host":"no-such-host.invalid"}"#, 400, "not resolvable"),
+        (r#"{"host":"no-such-host.invalid"}"#, 400, "nbd.host"),
         (r#"{"host":"127.0.0.1","export":"os","connections":17}"#, 400, "nbd.connections 17"),
         (r#"{"host":"127.0.0.1","export":"os","dead_timeout":86401}"#, 400, "nbd.dead_timeout"),
         (r#"{"socket":"/no/socket"}"#, 500, "/no/socket"),
@@ -378,4 +378,48 @@ fn root_nbd_in_use_stays_and_servers_come_and_go() {
     service.delete(id, Type::Attach).unwrap();
     server.kill();
     service.census(top.path());
+}
+
+/// Stands for a service that dies at a point: attaches and removes what the environment names.
+#[test]
+#[ignore = "needs root"]
+fn root_nbd_service_that_dies() {
+    let Some(top) = std::env::var_os("SLIPWAY_TEST_TOP").map(PathBuf::from) else { return };
+    let service = Service::start(&top);
+    let json = format!(r#"{{"socket":"{}/qemu.sock","export":"os","ro":true}}"#, top.display());
+    let id = service.attach(&json).unwrap();
+    service.delete(id, Type::Attach).unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn root_nbd_after_a_crash_at_every_point() {
+    if !inside("root_nbd_after_a_crash_at_every_point", &[]) {
+        return;
+    }
+    let top = tempfile::tempdir().unwrap();
+    let (squashfs, _) = images(top.path());
+    let socket = top.path().join("qemu.sock");
+    let words = ["qemu-nbd", "-f", "raw", "-t", "-k", socket.to_str().unwrap(), "-e", "3", "-x", "os", &squashfs];
+    let server = Server::start(&words, || socket.exists());
+    let points: Vec<_> = CRASH_POINTS.iter().filter(|point| point.starts_with("nbd.")).collect();
+    assert!(points.len() >= 6);
+    for point in points {
+        let out = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "root_nbd_service_that_dies"])
+            .env("SLIPWAY_TEST_TOP", top.path())
+            .env("SLIPWAY_NODE_CRASH_AT", point)
+            .output()
+            .unwrap();
+        assert!(out.status.code().is_none(), "{point} was not passed: {}", String::from_utf8_lossy(&out.stdout));
+        let service = Service::start(top.path());
+        // Whoever asked was not answered, so nobody wants it.
+        let left: Vec<u64> = service.node.read(|table| table.iter().map(|entry| entry.id).collect());
+        println!("{point}: {left:?} left");
+        for id in left {
+            service.delete(id, Type::Attach).unwrap();
+        }
+        service.census(top.path());
+    }
+    server.kill();
 }

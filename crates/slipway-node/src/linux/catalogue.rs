@@ -30,6 +30,12 @@ fn attach(
     listening: Listening,
 ) -> Result<Proof, DriverError> {
     let Listening { socket, size, sector_size } = listening;
+    if size == 0 || !size.is_multiple_of(sector_size.into()) {
+        let text = format!(
+            "the version has {size} bytes, which are no whole sectors of {sector_size}, and a device has only whole ones; pull it, and attach the file as loopback"
+        );
+        return Err(DriverError::request("slipway", text));
+    }
     let wanted = Wanted {
         id,
         kind: AttachKind::Slipway,

@@ -3,6 +3,7 @@
 
 use super::{folder_make, io_error};
 use crate::container::{file_write, process_open, process_start};
+use crate::crash::crash_point;
 use crate::export::{ExportFiles, ExportReport, ExportSpec};
 use crate::refusal::DriverError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -80,6 +81,7 @@ impl Exports {
         let token = self.token(&spec.token_ref)?;
         let files = self.files(id);
         folder_make(files.dir())?;
+        crash_point("exports.folder.after");
         self.start(&files, spec, &token).inspect_err(|_| {
             if let Err(error) = self.stop(id) {
                 tracing::warn!(id, %error, "clearing away an export that did not come about");
@@ -101,8 +103,12 @@ impl Exports {
     /// Ends the process and removes its folder. That there is none is success.
     pub(super) fn stop(&self, id: ObjectId) -> Result<(), DriverError> {
         let files = self.files(id);
+        crash_point("exports.stop.before");
         end(&files)?;
-        match fs::remove_dir_all(files.dir()) {
+        crash_point("exports.stop.ended");
+        let removed = fs::remove_dir_all(files.dir());
+        crash_point("exports.stop.after");
+        match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("rmdir", files.dir(), &error)),
             _ => Ok(()),
         }
@@ -110,12 +116,15 @@ impl Exports {
 
     fn start(&self, files: &ExportFiles, spec: ExportSpec, token: &str) -> Result<Listening, DriverError> {
         file_write(&files.spec_path(), &spec).map_err(|error| io_error("write", &files.spec_path(), &error))?;
+        crash_point("exports.spawn.before");
         let mut child = self.spawn(files, token)?;
+        crash_point("exports.spawn.after");
         let told = (|| {
             let pid = child.id();
             let status = Status { pid, start: process_start(pid).unwrap_or_default() };
             file_write(&files.status_path(), &status)
                 .map_err(|error| io_error("write", &files.status_path(), &error))?;
+            crash_point("exports.status.after");
             report_read(&mut child)
         })();
         let told = told.inspect_err(|_| {
@@ -129,6 +138,7 @@ impl Exports {
                 let pinned = ExportSpec { reference, ..spec };
                 file_write(&files.spec_path(), &pinned)
                     .map_err(|error| io_error("write", &files.spec_path(), &error))?;
+                crash_point("exports.ready.after");
                 Ok(Listening { socket: files.socket(), size, sector_size })
             }
             ExportReport::Failed { of_request, error } => {

@@ -12,6 +12,7 @@ pub(super) use watch::{Record, Watch};
 
 use super::holders::device_holders;
 use super::{io_error, system};
+use crate::crash::crash_point;
 use crate::kernel::Found;
 use crate::object::{Driver, Proof};
 use crate::refusal::DriverError;
@@ -96,6 +97,7 @@ pub(super) fn attach(watch: &Watch, wanted: Wanted) -> Result<Proof, DriverError
         mark: &record.mark.clone(),
     };
     watch.record_write(id, &record)?;
+    crash_point("nbd.record.after");
     let made = connect(watch, id, &device, &sockets, record, export.block_max);
     made.inspect_err(|_| watch.record_remove(id))
 }
@@ -109,7 +111,9 @@ fn connect(
     block_max: Option<u32>,
 ) -> Result<Proof, DriverError> {
     let making = watch.making()?;
+    crash_point("nbd.connect.before");
     let index = control::connect(device, sockets)?;
+    crash_point("nbd.connect.after");
     watch.add(id, index, record);
     drop(making);
     begin(index, block_max).inspect_err(|_| {
@@ -188,13 +192,16 @@ fn clear(watch: &Watch, id: ObjectId, mark: &str) -> Result<(), DriverError> {
     if !read_only && let Err(errno) = rustix::fs::fsync(&device) {
         tracing::warn!(id, %errno, device = %path.display(), "the server did not take the last writes");
     }
+    crash_point("nbd.disconnect.before");
     control::disconnect(index)?;
+    crash_point("nbd.disconnect.after");
     watch.forget(id);
     drop(device);
     // It is free when the last of its requests has ended.
     for _ in 0..LOOKS * 10 {
         if control::mark_of(index).as_deref() != Some(mark) {
             watch.record_remove(id);
+            crash_point("nbd.forget.after");
             return Ok(());
         }
         std::thread::sleep(LOOK);

@@ -310,7 +310,7 @@ pub(super) fn netlink_join(socket: impl AsFd, group: u32) -> Result<(), Errno> {
             size_of::<u32>() as libc::socklen_t,
         )
     };
-    if done == 0 { Ok(()) } else { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)) }
+    if done == 0 { Ok(()) } else { Err(errno_last()) }
 }
 
 /// Lets no writes pass to a device.

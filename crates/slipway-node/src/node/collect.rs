@@ -109,15 +109,10 @@ impl<K: Kernel> Node<K> {
         }
     }
 
-    /// Tries again what is due, and looks what is not well. To be called now and then, at least as often as `retry_first`.
+    /// Tries again what is due. To be called now and then, at least as often as `retry_first`.
     pub fn reconcile(self: &Arc<Self>) {
-        let troubles = self.kernel.troubles();
         let now = Instant::now();
-        let due = {
-            let mut state = self.lock();
-            state.table.troubles_set(troubles);
-            state.retries.due(now)
-        };
+        let due = self.lock().retries.due(now);
         for id in due {
             // Whoever is at it already, is at it; it is looked at again.
             self.lock().retries.put_off(id, now);

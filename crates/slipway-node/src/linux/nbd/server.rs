@@ -1,6 +1,7 @@
 //! Where a server is, and a connection to it that the kernel can take over.
 
 use super::negotiate::{Export, name_check, negotiate};
+use crate::linux::address::resolve;
 use crate::refusal::DriverError;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use slipway_api::node::AttachNbd;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -79,9 +80,6 @@ impl Server {
                 };
                 // An IPv6 address may come with its brackets.
                 let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-                if bare.is_empty() || bare.contains(['[', ']', '/', '\0']) || bare.chars().any(char::is_whitespace) {
-                    return wrong(format!("nbd.host '{}' is neither a name nor an address", host.escape_debug()));
-                }
                 Place::Tcp { host: bare.to_owned(), port }
             }
         };
@@ -128,10 +126,7 @@ impl Server {
                 Ok(Stream::Unix(stream))
             }
             Place::Tcp { host, port } => {
-                let found = (host.as_str(), *port).to_socket_addrs().map_err(|error| {
-                    DriverError::request("resolve", format!("NBD server {}: host not resolvable: {error}", self.at))
-                })?;
-                let addresses: Vec<SocketAddr> = found.collect();
+                let addresses = resolve("nbd.host", host, *port)?;
                 let mut last = io::Error::from(io::ErrorKind::NotFound);
                 for address in &addresses {
                     let left = until.saturating_duration_since(Instant::now());
@@ -254,9 +249,6 @@ mod tests {
             (r#"{"socket":"b"}"#, "absolute"),
             (r#"{"socket":"/b","port":1}"#, "nbd.port"),
             (r#"{"host":"a","port":65536}"#, "65536"),
-            (r#"{"host":"a b"}"#, "neither a name"),
-            (r#"{"host":"[]"}"#, "neither a name"),
-            (r#"{"host":"nbd://a/"}"#, "neither a name"),
             (r#"{"host":"a","export":"\u0000"}"#, "nbd.export"),
         ] {
             let said = of(json).unwrap_err();
@@ -278,8 +270,10 @@ mod tests {
         let error = server.dial().unwrap_err();
         hung.join().unwrap();
         assert_eq!(error.error.step, "nbd_negotiate");
-        let none = Server { at: Place::Tcp { host: "host.invalid".into(), port: 1 }, export: String::new() };
-        let error = none.dial().unwrap_err();
-        assert_eq!((error.status, error.error.step.as_str()), (400, "resolve"));
+        for host in ["host.invalid", "nbd://a", "a b", ""] {
+            let none = Server { at: Place::Tcp { host: host.into(), port: 1 }, export: String::new() };
+            let error = none.dial().unwrap_err();
+            assert_eq!((error.status, error.error.step.as_str()), (400, "resolve"), "{host}");
+        }
     }
 }
