@@ -4,7 +4,7 @@
 use crate::failure::{Failure, clean};
 use slipway_api::node::StepError;
 use slipway_api::{Client, ClientConfig, VersionRef};
-use slipway_node::{ExportFiles, ExportReport, ExportSpec};
+use slipway_node::{ExportFiles, ExportReport, ExportSpec, export_begin};
 use slipway_transfer::{
     Cancel, FrameCache, NbdEvent, NbdExport, NbdExports, NbdLimits, NbdListener, NbdSocket, ReaderOptions,
     RemoteReader, TransferError, nbd_serve,
@@ -33,10 +33,7 @@ const LINES_MAX: u32 = 5000;
 
 /// Runs until the attachment goes. Standard input has the token; standard output, a pipe, hears one report.
 pub(crate) fn run(dir: &Path, ca: Option<&Path>) -> ExitCode {
-    let Ok(mut report) = report_take() else { return ExitCode::FAILURE };
-    // Neither the service's terminal nor its signals are ours.
-    let _ = rustix::process::setsid();
-    let _ = rustix::thread::set_name(c"slipway-export");
+    let Ok(mut report) = export_begin() else { return ExitCode::FAILURE };
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     crate::log_begin("warn");
     let files = ExportFiles::at(dir);
@@ -50,14 +47,6 @@ pub(crate) fn run(dir: &Path, ca: Option<&Path>) -> ExitCode {
             ExitCode::from(failure.exit)
         }
     }
-}
-
-/// Who waits for the report waits for its end: nothing else may keep the pipe open.
-fn report_take() -> io::Result<File> {
-    let report = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdout(&null)?;
-    Ok(File::from(report))
 }
 
 fn token_read() -> Result<Option<String>, Failure> {

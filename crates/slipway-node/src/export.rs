@@ -3,8 +3,23 @@
 
 use serde::{Deserialize, Serialize};
 use slipway_api::node::StepError;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+/// What the process does before all else: it keeps nothing that the service inherited, leaves its session, and takes standard output, where one
+/// report goes, for itself. Who waits for that waits for its end, so nothing else may keep the pipe open.
+///
+/// # Errors
+/// When there is no standard output.
+pub fn export_begin() -> io::Result<File> {
+    crate::container::inherited_close();
+    let _ = rustix::process::setsid();
+    let _ = rustix::thread::set_name(c"slipway-export");
+    let report = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
+    rustix::stdio::dup2_stdout(&File::options().read(true).write(true).open("/dev/null")?)?;
+    Ok(File::from(report))
+}
 
 /// The folder of one attachment's process.
 #[derive(Clone, Debug)]

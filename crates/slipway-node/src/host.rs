@@ -36,6 +36,9 @@ pub struct HostConfig {
     pub state_dir: PathBuf,
     /// The program of the shim and its arguments; the container's directory is added.
     pub shim: Vec<String>,
+    /// The program that gives a version of a catalogue as an NBD export, and its arguments; the attachment's directory is added. Without it
+    /// attachments of kind `slipway` are refused.
+    pub export: Vec<String>,
     /// Tells services of one machine apart in the control groups.
     pub node: String,
     /// Bytes of a container's log file before the next one is begun; two are kept.
@@ -122,7 +125,7 @@ impl Host {
     /// When another service uses the run directory, or the directories, the journal or the kernel's lists cannot be used.
     pub fn open(config: HostConfig) -> io::Result<Arc<Self>> {
         let failed = |error: DriverError| io::Error::other(error.to_string());
-        let linux = Linux::open(&config.run_dir, &config.state_dir).map_err(failed)?;
+        let linux = Linux::open(&config.run_dir, &config.state_dir).map_err(failed)?.with_export(config.export.clone());
         // Links in these are followed once, so that what is told to others names the same place for ever.
         let config = HostConfig {
             run_dir: config.run_dir.canonicalize()?,

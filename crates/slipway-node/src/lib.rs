@@ -26,7 +26,7 @@ pub use container::{
 };
 pub use crash::{CRASH_POINTS, crash_point};
 pub use event::{Batch, Events};
-pub use export::{ExportFiles, ExportReport, ExportSpec};
+pub use export::{ExportFiles, ExportReport, ExportSpec, export_begin};
 pub use host::{Counts, Host, HostConfig, Which};
 pub use journal::{Journal, Restored};
 pub use kernel::{Found, Kernel, Make};

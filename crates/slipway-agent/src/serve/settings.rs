@@ -177,7 +177,7 @@ mod tests {
             let words = ["slipway-agent", "serve"].iter().chain(words);
             match <crate::args::Cli as clap::Parser>::try_parse_from(words).unwrap().command {
                 crate::args::Command::Serve(args) => args,
-                crate::args::Command::Flash(_) => unreachable!(),
+                crate::args::Command::Flash(_) | crate::args::Command::Token(_) => unreachable!(),
             }
         };
         for (words, word) in [

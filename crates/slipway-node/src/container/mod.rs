@@ -14,6 +14,7 @@ mod spec;
 pub use cgroup::{CgroupLayout, CgroupPlace};
 pub(crate) use files::{process_start, write as file_write};
 pub(crate) use runtime::process_open;
+pub(crate) use spawn::inherited_close;
 
 pub use files::{ContainerFiles, Status};
 pub use runtime::{Running, Runtime, RuntimeConfig};

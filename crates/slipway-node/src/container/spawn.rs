@@ -25,7 +25,7 @@ pub(super) fn process_fork() -> Result<Forked, Errno> {
 }
 
 /// Closes what was inherited beside the three standard streams, such as a lock that whoever started the service holds.
-pub(super) fn inherited_close() {
+pub(crate) fn inherited_close() {
     // SAFETY: called before the process opens anything of its own, so nothing in it refers to these descriptors.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
 }

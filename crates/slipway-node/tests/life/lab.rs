@@ -45,6 +45,7 @@ pub(crate) fn config(top: &Path, boot: &str, node_config: &NodeConfig) -> HostCo
         run_dir: top.join("run"),
         state_dir: top.join("state"),
         shim: vec![program, "shim".into()],
+        export: Vec::new(),
         node: top.file_name().unwrap().to_string_lossy().trim_start_matches('.').to_owned(),
         log_max: 64 << 10,
         boot_id: boot.to_owned(),
