@@ -93,6 +93,15 @@ impl Ceph {
         self.run("ceph", &[&["auth", "get-or-create-key", &name], caps].concat()).map(|key| key.trim().to_owned())
     }
 
+    /// Takes its power away.
+    pub fn stop(&mut self) {
+        for mut server in self.servers.drain(..).rev() {
+            // What it keeps is thrown away with its folder.
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+
     fn at(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
@@ -128,11 +137,7 @@ impl Ceph {
 
 impl Drop for Ceph {
     fn drop(&mut self) {
-        for server in self.servers.iter_mut().rev() {
-            // What it keeps is thrown away with its folder.
-            let _ = server.kill();
-            let _ = server.wait();
-        }
+        self.stop();
     }
 }
 

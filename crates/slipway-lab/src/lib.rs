@@ -27,6 +27,7 @@ mod net;
 mod packages;
 mod script;
 mod spec;
+mod target;
 
 pub use ceph::Ceph;
 pub use error::LabError;
@@ -34,3 +35,4 @@ pub use guest::{Guest, Job, Output};
 pub use net::GuestNet;
 pub use packages::{Base, packages_unpack};
 pub use spec::{GuestFile, GuestSpec, Root, Share};
+pub use target::{ISCSI_TARGET_MODULES, iscsi_target};

@@ -2,7 +2,7 @@
 
 use crate::node::Node;
 use serde_json::{Value, json};
-use slipway_lab::{Base, Guest, GuestSpec, Root, packages_unpack};
+use slipway_lab::{Base, Guest, GuestSpec, ISCSI_TARGET_MODULES, Root, iscsi_target, packages_unpack};
 use std::time::Duration;
 
 pub(crate) const TESTS: &[(&str, crate::Test)] = &[
@@ -15,26 +15,9 @@ pub(crate) const TESTS: &[(&str, crate::Test)] = &[
 const IQN: &str = "iqn.2026-01.test.slipway:disk";
 const NODE: &str = "iqn.2026-01.test.slipway:node";
 
-/// Units 0, 1 and 5 of 16 MiB, ext4 on the first two; without authentication.
-const TARGET: &str = r#"
-mount -t configfs none /sys/kernel/config
-T=/sys/kernel/config/target/core; G=/sys/kernel/config/target/iscsi/IQN/tpgt_1
-mkdir -p $G/np/127.0.0.1:3260
-for n in 0 1 5; do
-  truncate -s 16M /run/disk$n; [ $n = 5 ] || mke2fs -q -F -t ext4 /run/disk$n
-  mkdir -p $T/fileio_$n/disk$n $G/lun/lun_$n
-  echo "fd_dev_name=/run/disk$n,fd_dev_size=16777216" > $T/fileio_$n/disk$n/control
-  echo 1 > $T/fileio_$n/disk$n/enable
-  ln -s $T/fileio_$n/disk$n $G/lun/lun_$n/disk
-done
-echo 0 > $G/attrib/authentication; echo 1 > $G/attrib/generate_node_acls; echo 0 > $G/attrib/demo_mode_write_protect
-echo 1 > $G/enable
-find /etc/iscsi /var/lib/iscsi 2>/dev/null | sort > /run/before || true
-"#;
-
 fn node() -> Node {
-    let modules = ["sd_mod", "target_core_file", "iscsi_target_mod", "ext4", "md5"];
-    let mut spec = GuestSpec::new(Root::Host).with_modules(&modules).with_setup(&TARGET.replace("IQN", IQN));
+    let mut spec = GuestSpec::new(Root::Host).with_modules(ISCSI_TARGET_MODULES).with_setup(&iscsi_target(IQN));
+    spec = spec.with_setup("find /etc/iscsi /var/lib/iscsi 2>/dev/null | sort > /run/before || true");
     spec.layers.push(packages_unpack(&["open-iscsi"], Base::Host).unwrap());
     Node { guest: Guest::boot(&spec).unwrap() }
 }
@@ -118,6 +101,15 @@ fn root_iscsi_units_of_a_target_share_a_session() {
     node.undo(2, "iscsi");
     node.undo(2, "iscsi");
     assert_eq!(node.found(), []);
+    clean(&node);
+    // A session whose links were lost with the run directory is ended when nobody uses it any more.
+    let device = node.make(6, &attach(&json!({})));
+    node.guest.ok(&format!("mount -t ext4 {device} /mnt/a; rm /run/slipway/iscsi/6"));
+    let service = node.begin(&json!({"found": true, "stay": 60}));
+    node.guest.ok("sleep 2; grep -q hello /mnt/a/file; umount /mnt/a");
+    node.guest.ok("for i in $(seq 200); do [ -z \"$(ls /sys/class/iscsi_session)\" ] && exit 0; sleep 0.1; done; exit 1");
+    node.guest.ok("pkill -f 'guest.* call'");
+    service.finish(Duration::from_secs(10)).unwrap();
     clean(&node);
 }
 

@@ -61,11 +61,12 @@ impl Lab {
 }
 
 fn root_rbd_images_of_a_cluster() {
-    let lab = Lab::new();
+    let mut lab = Lab::new();
     images_are_written_and_kept(&lab);
     snapshots_are_shared(&lab);
     options_reach_the_kernel(&lab);
     what_is_wrong_is_said(&lab);
+    a_cluster_that_is_gone_keeps_nobody(&mut lab);
 }
 
 fn images_are_written_and_kept(lab: &Lab) {
@@ -189,5 +190,16 @@ fn what_is_wrong_is_said(lab: &Lab) {
     let monitors = json!({"monitors": ["10.99.0.77", lab.ceph.monitor()]});
     node.make(31, &lab.attach(&monitors, &nothing));
     node.undo(31, "rbd");
+    lab.clean();
+}
+
+fn a_cluster_that_is_gone_keeps_nobody(lab: &mut Lab) {
+    lab.node.make(40, &lab.attach(&json!({}), &json!({"mount_timeout": 5})));
+    lab.ceph.stop();
+    let begun = std::time::Instant::now();
+    lab.node.undo(40, "rbd");
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+    let refused = lab.node.refused(&json!({"make": lab.attach(&json!({}), &json!({"mount_timeout": 5})), "id": 41}));
+    assert!(refused.status == 500 && refused.took < Duration::from_secs(20), "{refused:?}");
     lab.clean();
 }

@@ -274,7 +274,8 @@ fn links(dir: &Path) -> Result<Vec<(ObjectId, Link)>, DriverError> {
     Ok(ids.filter_map(|id: ObjectId| Some((id, Link::read(&dir.join(id.to_string()))?))).collect())
 }
 
-/// Starts the daemon again if it is gone while there are sessions of ours, and gives them back what a new one does not know.
+/// Starts the daemon again if it is gone while there are sessions of ours, gives them back what a new one does not know, and ends those that
+/// no attachment uses.
 fn sessions_tend(dir: &Path, tag: &str) -> Result<(), DriverError> {
     let sessions = sessions(tag)?;
     if sessions.is_empty() {
@@ -282,9 +283,18 @@ fn sessions_tend(dir: &Path, tag: &str) -> Result<(), DriverError> {
     }
     admin::daemon_need(Instant::now() + WATCH)?;
     let links = links(dir)?;
-    for session in sessions.iter().filter(|session| session.is_up()) {
-        if let Some((_, link)) = links.iter().find(|(_, link)| link.iface == session.iface) {
-            session.dead_timeout(link.dead_timeout)?;
+    for session in &sessions {
+        match links.iter().find(|(_, link)| link.iface == session.iface) {
+            Some((_, link)) if session.is_up() => session.dead_timeout(link.dead_timeout)?,
+            Some(_) => {}
+            // A link is there before its session and goes after it, so nobody knows of this one: the run directory was emptied.
+            None => {
+                for disk in session.disks() {
+                    unused_need(&Path::new("/dev").join(disk))?;
+                }
+                admin::logout(session, Instant::now() + CONNECT_WAIT)?;
+                tracing::warn!(session = session.sid, "ended a session that no attachment uses");
+            }
         }
     }
     Ok(())

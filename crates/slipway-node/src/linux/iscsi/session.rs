@@ -99,6 +99,15 @@ impl Session {
         disk.file_name().into_string().ok()
     }
 
+    /// The names of all its disks.
+    pub(super) fn disks(&self) -> Vec<String> {
+        let prefix = self.address(0).trim_end_matches('0').to_owned();
+        let units = fs::read_dir(DEVICES).into_iter().flatten().flatten().filter_map(|entry| {
+            entry.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok()
+        });
+        units.filter_map(|lun| self.disk(lun)).collect()
+    }
+
     /// Has the kernel look for one unit and nothing else, and gives the name of its disk.
     pub(super) fn scan(&self, lun: u64) -> Result<String, DriverError> {
         let scan = PathBuf::from(format!("/sys/class/scsi_host/host{}/scan", self.host));
