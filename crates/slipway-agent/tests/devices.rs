@@ -82,7 +82,11 @@ fn root_iscsi_over_the_api() {
     assert!(status == 409 && busy["holders"].to_string().contains(at), "{busy}");
     for (block, status, step) in [
         (unit(77), 500, "scan"),
-        (json!({"kind": "iscsi", "iscsi": {"initiator": "iqn.x:a", "target": IQN, "host": "nobody.invalid"}}), 400, "resolve"),
+        (
+            json!({"kind": "iscsi", "iscsi": {"initiator": "iqn.x:a", "target": IQN, "host": "nobody.invalid"}}),
+            400,
+            "resolve",
+        ),
         (json!({"kind": "iscsi", "iscsi": {"initiator": "iqn.x:a", "target": "b", "host": "127.0.0.1"}}), 400, "check"),
     ] {
         let (said, problem) = ask(&guest, "POST", "/attach", Some(&block));
@@ -100,7 +104,9 @@ fn root_iscsi_over_the_api() {
     assert_eq!(status, 200, "{gone}");
     guest.ok("for i in $(seq 100); do [ -z \"$(ls /sys/class/iscsi_session /sys/class/scsi_device | grep -v -e : -e '^$')\" ] && exit 0; sleep 0.1; done; exit 1");
     assert_eq!(ask(&guest, "GET", "/attach", None), (200, json!([])));
-    guest.ok("[ -z \"$(ls /sys/class/scsi_device; find /run/slipway -name '[0-9]*')\" ] || { find /run/slipway; exit 1; }");
+    guest.ok(
+        "[ -z \"$(ls /sys/class/scsi_device; find /run/slipway -name '[0-9]*')\" ] || { find /run/slipway; exit 1; }",
+    );
     kill(&guest, service);
 }
 

@@ -107,7 +107,8 @@ fn root_iscsi_units_of_a_target_share_a_session() {
     node.guest.ok(&format!("mount -t ext4 {device} /mnt/a; rm /run/slipway/iscsi/6"));
     let service = node.begin(&json!({"found": true, "stay": 60}));
     node.guest.ok("sleep 2; grep -q hello /mnt/a/file; umount /mnt/a");
-    node.guest.ok("for i in $(seq 200); do [ -z \"$(ls /sys/class/iscsi_session)\" ] && exit 0; sleep 0.1; done; exit 1");
+    node.guest
+        .ok("for i in $(seq 200); do [ -z \"$(ls /sys/class/iscsi_session)\" ] && exit 0; sleep 0.1; done; exit 1");
     node.guest.ok("pkill -f 'guest.* call'");
     service.finish(Duration::from_secs(10)).unwrap();
     clean(&node);

@@ -102,9 +102,11 @@ impl Session {
     /// The names of all its disks.
     pub(super) fn disks(&self) -> Vec<String> {
         let prefix = self.address(0).trim_end_matches('0').to_owned();
-        let units = fs::read_dir(DEVICES).into_iter().flatten().flatten().filter_map(|entry| {
-            entry.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok()
-        });
+        let units = fs::read_dir(DEVICES)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok());
         units.filter_map(|lun| self.disk(lun)).collect()
     }
 
