@@ -34,6 +34,18 @@ pub(crate) enum Command {
     /// Make, list and remove tokens for the node service
     #[command(subcommand)]
     Token(TokenCommand),
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Settings of the node service
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  slipway-agent config show
+  slipway-agent config show --config /etc/slipway/node.toml")]
+pub(crate) enum ConfigCommand {
+    Show(ServeArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,7 +9,7 @@ mod report;
 mod serve;
 mod token;
 
-use args::{Cli, Command};
+use args::{Cli, Command, ConfigCommand};
 use clap::Parser;
 use failure::Failure;
 use std::process::ExitCode;
@@ -27,8 +27,8 @@ fn main() -> ExitCode {
     // Already set is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     log_begin(match cli.command {
-        Command::Flash(_) | Command::Token(_) => "off",
         Command::Serve(_) => "info",
+        Command::Flash(_) | Command::Token(_) | Command::Config(_) => "off",
     });
     match command_run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -49,6 +49,7 @@ fn command_run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::Token(command) => token::run(command),
+        Command::Config(ConfigCommand::Show(args)) => serve::settings_show(&args),
         Command::Flash(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(threads_missing)?;
             let ended = runtime.block_on(flash::run(args, TIDY));

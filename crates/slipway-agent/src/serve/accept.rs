@@ -18,8 +18,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// From a connection's beginning, or its last answer, to the end of the next request's header; also for a TLS handshake.
-const HEADER_WAIT: Duration = Duration::from_secs(30);
 /// Bytes of a request's header.
 const HEADER_MAX: usize = 32 << 10;
 const HEADERS_MAX: usize = 64;
@@ -45,6 +43,8 @@ pub(crate) struct Door {
     pub(crate) kill: CancellationToken,
     pub(crate) tracker: TaskTracker,
     pub(crate) connections_max: usize,
+    /// From a connection's beginning, or its last answer, to the end of the next request's header; also for a TLS handshake.
+    pub(crate) patience: Duration,
 }
 
 impl Listener {
@@ -103,7 +103,7 @@ async fn connection_open(arrival: Arrival, tls: Option<TlsAcceptor>, door: Door)
         (Arrival::Tcp(stream, from), None) => connection_serve(stream, Peer::tcp(from, None), &door).await,
         (Arrival::Tcp(stream, from), Some(tls)) => {
             let shaken = tokio::select! {
-                shaken = tokio::time::timeout(HEADER_WAIT, tls.accept(stream)) => shaken,
+                shaken = tokio::time::timeout(door.patience, tls.accept(stream)) => shaken,
                 () = door.stop.cancelled() => return,
             };
             match shaken {
@@ -129,7 +129,7 @@ where
         async move { Ok::<_, Infallible>(super::answer::request_answer(site, peer, request).await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_WAIT).max_headers(HEADERS_MAX).max_buf_size(HEADER_MAX);
+    builder.timer(TokioTimer::new()).header_read_timeout(door.patience).max_headers(HEADERS_MAX).max_buf_size(HEADER_MAX);
     let connection = builder.serve_connection(TokioIo::new(Patient::new(stream)), service).with_upgrades();
     let mut connection = pin!(connection);
     let mut stopping = false;

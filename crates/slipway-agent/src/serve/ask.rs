@@ -15,8 +15,6 @@ use std::time::Duration;
 
 /// Bytes of a body.
 pub(crate) const BODY_MAX: usize = 1 << 20;
-/// For all of a body.
-const BODY_WAIT: Duration = Duration::from_secs(30);
 /// How long bytes of a body that is too large are thrown away, so that its sender hears why.
 const DISCARD_WAIT: Duration = Duration::from_secs(5);
 
@@ -41,7 +39,7 @@ impl Ask {
         name: &'static str,
         check: fn(&Value) -> Result<(), Refusal>,
     ) -> Result<T, Refusal> {
-        let bytes = body_read(&self.headers, &mut self.body).await?;
+        let bytes = body_read(&self.headers, &mut self.body, self.site.patience).await?;
         if bytes.is_empty() {
             return Err(Refusal::invalid(602, format!("{name} in body is required")));
         }
@@ -53,7 +51,7 @@ impl Ask {
 /// Asks the policy.
 pub(crate) fn permit(site: &Site, caller: &Caller, act: Act<'_>) -> Result<(), Refusal> {
     let policy = site.policy();
-    site.node.read(|table| allowed(caller, &policy, table, act))
+    site.host.read(|table| allowed(caller, &policy, table, act))
 }
 
 fn media_check(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -92,7 +90,7 @@ fn too_large() -> Refusal {
         .hint("no object of this API needs so much; send files by other ways")
 }
 
-async fn body_read(headers: &HeaderMap, body: &mut Incoming) -> Result<Bytes, Refusal> {
+async fn body_read(headers: &HeaderMap, body: &mut Incoming, patience: Duration) -> Result<Bytes, Refusal> {
     let announced = body.size_hint().lower() > BODY_MAX as u64;
     if announced && headers.contains_key(EXPECT) {
         // It waits to be asked for the body, and is not.
@@ -114,7 +112,7 @@ async fn body_read(headers: &HeaderMap, body: &mut Incoming) -> Result<Bytes, Re
         }
         Ok(true)
     };
-    match tokio::time::timeout(BODY_WAIT, reading).await {
+    match tokio::time::timeout(patience, reading).await {
         Ok(Ok(true)) => Ok(whole.into()),
         Ok(Ok(false)) => {
             // Thrown away piece by piece: closing at once would reset the connection before its end is read.
@@ -123,7 +121,7 @@ async fn body_read(headers: &HeaderMap, body: &mut Incoming) -> Result<Bytes, Re
             Err(too_large())
         }
         Ok(Err(refusal)) => Err(refusal),
-        Err(_) => Err(Refusal::new(408, format!("the body did not come within {BODY_WAIT:?}"))),
+        Err(_) => Err(Refusal::new(408, format!("the body did not come within {patience:?}"))),
     }
 }
 

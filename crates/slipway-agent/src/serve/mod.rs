@@ -3,11 +3,16 @@
 mod accept;
 mod answer;
 mod ask;
+mod containers;
 mod docs;
+mod events;
 mod health;
+mod keys;
 mod listen;
+mod logs;
 mod metrics;
 mod notify;
+mod noun;
 mod objects;
 mod patient;
 mod peer;
@@ -24,20 +29,32 @@ use notify::notify;
 pub(crate) use settings::STATE_DIR;
 use settings::Settings;
 use site::Site;
-use slipway_node::access::{Policy, PolicyError, TokenFile};
-use slipway_node::{Linux, Node, NodeConfig};
+use slipway_node::access::{Policy, PolicyError};
+use slipway_node::{Host, HostConfig, NodeConfig};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// This very program, even if another has taken its name since.
+const SELF: &str = "/proc/self/exe";
 /// How long a stop waits for requests.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 
+/// Prints every setting, its value and where it came from.
+pub(crate) fn settings_show(args: &ServeArgs) -> Result<(), Failure> {
+    let (_, lines) = settings::decide(args, &|name| std::env::var(name).ok())?;
+    for line in lines {
+        let value = if line.value.is_empty() { "not set" } else { &line.value };
+        println!("{:17} {:30} {}", line.name, crate::failure::clean(value), crate::failure::clean(&line.origin));
+    }
+    Ok(())
+}
+
 /// Runs the service until it is told to stop.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let settings = settings::decide(args, &|name| std::env::var(name).ok())?;
+    let (settings, _) = settings::decide(args, &|name| std::env::var(name).ok())?;
     if !rustix::process::geteuid().is_root() {
         return Err(Failure::new(
             4,
@@ -69,25 +86,34 @@ fn site_open(settings: &Settings) -> Result<Arc<Site>, Failure> {
     let policy = settings.policy.as_deref().map(Policy::read).transpose().map_err(policy_failure)?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_err(|why| place::io_failure("reading the number of this boot", &why))?;
-    let failed = |why: String| Failure::new(1, format!("opening the node: {why}"), "look at the path, and at 'dmesg'");
-    let linux = Linux::open(&settings.run_dir, &settings.state_dir).map_err(|why| failed(why.to_string()))?;
-    // Drivers that wait for a server give up before their call is given up.
-    let linux = linux.with_export(export_program(settings)).with_patience(settings.deadline.mul_f32(0.8));
-    let config = NodeConfig { deadline: settings.deadline, ..NodeConfig::default() };
-    let node = Node::open(linux, config, &settings.run_dir, &settings.state_dir, boot.trim())
-        .map_err(|why| failed(why.to_string()))?;
-    let tokens = TokenFile::new(&settings.state_dir);
-    let stop = CancellationToken::new();
-    Ok(Arc::new(Site::new(node, tokens, policy.unwrap_or_default(), settings.policy.clone(), stop)))
+    let config = HostConfig {
+        run_dir: settings.run_dir.clone(),
+        state_dir: settings.state_dir.clone(),
+        shim: vec![SELF.to_owned(), crate::hidden::SHIM.to_owned()],
+        export: export_program(settings),
+        node: node_mark(&settings.run_dir),
+        log_max: settings.log_max_bytes,
+        boot_id: boot.trim().to_owned(),
+        node_config: NodeConfig { deadline: settings.deadline, ..NodeConfig::default() },
+    };
+    let host = Host::open(config).map_err(|why| place::io_failure("opening the node", &why))?;
+    Ok(Arc::new(Site::new(host, policy.unwrap_or_default(), settings)))
 }
 
-/// This very program, even if another has taken its name since.
+/// The export of an attachment of kind `slipway`, which outlives the service.
 fn export_program(settings: &Settings) -> Vec<String> {
-    let mut words = vec!["/proc/self/exe".to_owned(), crate::hidden::EXPORT.to_owned()];
+    let mut words = vec![SELF.to_owned(), crate::hidden::EXPORT.to_owned()];
     if let Some(ca) = &settings.server_ca {
         words.extend([crate::hidden::EXPORT_CA.to_owned(), ca.display().to_string()]);
     }
     words
+}
+
+/// A word that tells services of one machine apart, the same after each start: FNV-1a of the run directory.
+fn node_mark(run_dir: &std::path::Path) -> String {
+    let bytes = run_dir.as_os_str().as_encoded_bytes();
+    let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold))
 }
 
 fn policy_failure(why: PolicyError) -> Failure {
@@ -120,6 +146,7 @@ async fn serve(settings: &Settings, site: Arc<Site>) -> Result<(), Failure> {
         kill: kill.clone(),
         tracker: tracker.clone(),
         connections_max: settings.connections_max,
+        patience: settings.patience,
     };
     let accepting: Vec<_> =
         listeners.into_iter().map(|listener| tokio::spawn(connections_accept(listener, door.clone()))).collect();

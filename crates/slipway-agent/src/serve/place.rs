@@ -20,7 +20,7 @@ pub(crate) fn dir_take(dir: &Path) -> Result<Held, Failure> {
     }
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(failed)?;
-    let path = dir.join("lock");
+    let path = dir.join("service.lock");
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -3,8 +3,9 @@
 use super::answer::Answered;
 use super::ask::Ask;
 use super::site::Site;
-use super::{docs, health, objects};
+use super::{containers, docs, events, health, logs, metrics, objects};
 use axum::http::Method;
+use slipway_api::node::{Attach, Container, Mount};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -63,12 +64,22 @@ macro_rules! known {
 }
 
 pub(crate) static ROUTES: &[Route] = &[
-    known!(GET, "/imageapi/v1/attach", "attach_list", objects::attach_list),
-    known!(POST, "/imageapi/v1/attach", "attach_create", objects::attach_create),
-    known!(DELETE, "/imageapi/v1/attach", "attach_delete", objects::attach_delete),
-    known!(GET, "/imageapi/v1/mount", "mount_list", objects::mount_list),
-    known!(POST, "/imageapi/v1/mount", "mount_create", objects::mount_create),
-    known!(DELETE, "/imageapi/v1/mount", "mount_delete", objects::mount_delete),
+    known!(GET, "/imageapi/v1/attach", "attach_list", objects::list::<Attach>),
+    known!(POST, "/imageapi/v1/attach", "attach_create", objects::create::<Attach>),
+    known!(DELETE, "/imageapi/v1/attach", "attach_delete", objects::delete::<Attach>),
+    known!(GET, "/imageapi/v1/mount", "mount_list", objects::list::<Mount>),
+    known!(POST, "/imageapi/v1/mount", "mount_create", objects::create::<Mount>),
+    known!(DELETE, "/imageapi/v1/mount", "mount_delete", objects::delete::<Mount>),
+    known!(GET, "/imageapi/v1/container", "container_list", containers::list),
+    known!(POST, "/imageapi/v1/container", "container_create", objects::create::<Container>),
+    known!(PATCH, "/imageapi/v1/container", "container_set", containers::set),
+    known!(DELETE, "/imageapi/v1/container", "container_delete", containers::delete),
+    known!(GET, "/imageapi/v1/container/logs", "container_logs", logs::read),
+    known!(GET, "/imageapi/v1/events", "events", events::follow),
+    known!(GET, "/metrics", "metrics", metrics::show),
+    open!(GET, "/imageapi/v1/docs", "docs", docs::page),
+    open!(GET, "/imageapi/v1/docs/page.js", "docs_script", docs::script),
+    open!(GET, "/imageapi/v1/docs/page.css", "docs_style", docs::style),
     open!(GET, "/swagger.json", "swagger", docs::swagger),
     open!(GET, "/livez", "livez", health::livez),
     open!(GET, "/readyz", "readyz", health::readyz),

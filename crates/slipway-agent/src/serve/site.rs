@@ -1,38 +1,61 @@
 //! What every request has at hand.
 
+use super::keys::KeysBusy;
 use super::metrics::Metrics;
 use super::peer::Peer;
+use super::settings::Settings;
 use slipway_node::access::{Caller, Policy, TokenFile};
-use slipway_node::{Linux, Node, Refusal};
+use slipway_node::{Host, Refusal};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+
+/// Streams of events at one time; each keeps a thread.
+const FOLLOWERS_MAX: usize = 64;
 
 /// The service.
 pub(crate) struct Site {
-    pub(crate) node: Arc<Node<Linux>>,
+    pub(crate) host: Arc<Host>,
+    pub(crate) keys: KeysBusy,
     pub(crate) metrics: Metrics,
     pub(crate) stop: CancellationToken,
+    /// How long a body may take to come.
+    pub(crate) patience: Duration,
     tokens: TokenFile,
     policy: RwLock<Arc<Policy>>,
     policy_file: Option<PathBuf>,
+    followers: Arc<Semaphore>,
 }
 
 impl Site {
-    pub(crate) fn new(
-        node: Arc<Node<Linux>>,
-        tokens: TokenFile,
-        policy: Policy,
-        policy_file: Option<PathBuf>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(host: Arc<Host>, policy: Policy, settings: &Settings) -> Self {
         let policy = RwLock::new(Arc::new(policy));
-        Self { node, metrics: Metrics::default(), stop, tokens, policy, policy_file }
+        let (keys, followers) = (KeysBusy::default(), Arc::new(Semaphore::new(FOLLOWERS_MAX)));
+        Self {
+            host,
+            keys,
+            metrics: Metrics::default(),
+            stop: CancellationToken::new(),
+            patience: settings.patience,
+            tokens: TokenFile::new(&settings.state_dir),
+            policy,
+            policy_file: settings.policy.clone(),
+            followers,
+        }
     }
 
     pub(crate) fn policy(&self) -> Arc<Policy> {
         self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A place among those who follow events.
+    pub(crate) fn follower_seat(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        self.followers.clone().try_acquire_owned().map_err(|_| {
+            Refusal::new(503, format!("{FOLLOWERS_MAX} clients follow the events already"))
+                .hint("end one of them, or ask again later")
+        })
     }
 
     /// Reads the policy again; one that cannot be used changes nothing.
