@@ -15,6 +15,10 @@ fn units_are_sound() {
     let mut units = Vec::new();
     for unit in std::fs::read_dir(packaging().join("systemd")).unwrap() {
         let unit = unit.unwrap();
+        // The agent's is tested beside the agent.
+        if unit.file_name() == "slipway-agent.service" {
+            continue;
+        }
         // The program is not installed here; its place is all that is changed.
         let text = std::fs::read_to_string(unit.path()).unwrap();
         assert!(text.contains("ExecStart=/usr/bin/slipway "), "{:?}", unit.path());
