@@ -14,6 +14,7 @@ use crate::node::{Node, NodeConfig};
 use crate::object::Type;
 use crate::plan::Draft;
 use crate::refusal::{DriverError, Refusal};
+use crate::table::Table;
 use crate::view::{attach_view, container_view, mount_view};
 use life::Life;
 use record::Records;
@@ -175,6 +176,11 @@ impl Host {
             }
         })?;
         Ok(())
+    }
+
+    /// Looks at the table.
+    pub fn read<T>(&self, look: impl FnOnce(&Table) -> T) -> T {
+        self.node.read(look)
     }
 
     /// What happens on this node.
