@@ -8,17 +8,36 @@ const UNIT: &str = include_str!("../../../packaging/systemd/slipway-agent.servic
 #[test]
 fn the_unit_is_sound_and_leaves_containers_alone() {
     let lines: Vec<&str> = UNIT.lines().filter(|line| !line.starts_with('#')).collect();
-    for line in ["Type=notify", "KillMode=process", "Delegate=yes", "Restart=always", "ExecStart=/usr/bin/slipway-agent serve"] {
+    for line in
+        ["Type=notify", "KillMode=process", "Delegate=yes", "Restart=always", "ExecStart=/usr/bin/slipway-agent serve"]
+    {
         assert!(lines.contains(&line), "{line}");
     }
     // Each of these gives the service a mount namespace or rights that its containers would inherit.
-    for option in ["Private", "Protect", "Restrict", "ReadOnly", "ReadWrite", "Inaccessible", "Bind", "Root", "SystemCall", "NoNewPrivileges", "CapabilityBounding", "DynamicUser", "MountFlags", "TemporaryFileSystem", "RuntimeDirectory="] {
+    for option in [
+        "Private",
+        "Protect",
+        "Restrict",
+        "ReadOnly",
+        "ReadWrite",
+        "Inaccessible",
+        "Bind",
+        "Root",
+        "SystemCall",
+        "NoNewPrivileges",
+        "CapabilityBounding",
+        "DynamicUser",
+        "MountFlags",
+        "TemporaryFileSystem",
+        "RuntimeDirectory=",
+    ] {
         assert!(!lines.iter().any(|line| line.starts_with(option)), "{option}");
     }
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("slipway-agent.service");
     // The program is not installed here; its place is all that is changed.
-    std::fs::write(&copy, UNIT.replace("/usr/bin/slipway-agent ", concat!(env!("CARGO_BIN_EXE_slipway-agent"), " "))).unwrap();
+    std::fs::write(&copy, UNIT.replace("/usr/bin/slipway-agent ", concat!(env!("CARGO_BIN_EXE_slipway-agent"), " ")))
+        .unwrap();
     let checked = Command::new("systemd-analyze")
         .args(["verify", "--man=no", "--recursive-errors=no"])
         .arg(&copy)

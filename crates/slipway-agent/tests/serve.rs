@@ -31,7 +31,8 @@ fn root_what_needs_no_right_is_answered_and_described() {
     for (base, part) in [("/imageapi/v1", "paths"), ("", "x-root-paths")] {
         for (path, methods) in swagger[part].as_object().unwrap() {
             for method in methods.as_object().unwrap().keys() {
-                let answer = exchange(kit::connect(&address), &method.to_uppercase(), &format!("{base}{path}"), &[], b"");
+                let answer =
+                    exchange(kit::connect(&address), &method.to_uppercase(), &format!("{base}{path}"), &[], b"");
                 let open = ["/docs", "/swagger.json", "/livez", "/readyz", "/version"].contains(&path.as_str());
                 assert_eq!(answer.status, if open { 200 } else { 401 }, "{method} {path}");
                 assert_eq!(answer.header("www-authenticate").is_some(), !open);
@@ -51,14 +52,18 @@ fn root_attachments_and_mounts_come_and_go() {
     }
     let lab = Lab::new();
     assert_eq!(lab.get("attach").ok(), json!([]));
-    let attach = json!({"kind": "loopback", "loopback": {"path": lab.image(), "base": "root"}, "labels": {"of": "test"}});
+    let attach =
+        json!({"kind": "loopback", "loopback": {"path": lab.image(), "base": "root"}, "labels": {"of": "test"}});
     let attached = lab.post("attach", attach).made();
     assert_eq!((attached["id"].as_u64(), attached["refs"].as_u64()), (Some(1), Some(1)));
     assert!(attached["device_file"].as_str().unwrap().starts_with("/dev/loop"));
     let mount = json!({"kind": "attach", "attach": {"fs_type": "squashfs", "attach": {"id": 1}}});
     let mounted = lab.post("mount", mount).made();
     let inner = &mounted["attach"]["attach"];
-    assert_eq!((inner["id"].as_u64(), inner["refs"].as_u64(), &inner["labels"]["of"]), (Some(1), Some(2), &json!("test")));
+    assert_eq!(
+        (inner["id"].as_u64(), inner["refs"].as_u64(), &inner["labels"]["of"]),
+        (Some(1), Some(2), &json!("test"))
+    );
     assert_eq!(mounted["attach"]["mount_options"], Value::Null);
     assert!(std::path::Path::new(mounted["mountpoint"].as_str().unwrap()).join("bin/busybox").exists());
     // With an id, the kind is not looked at.
@@ -93,17 +98,57 @@ const REFUSALS: &[Row] = &[
     ("POST", "/imageapi/v1/attach", None, "", 422, 602, "attach in body is required"),
     ("POST", "/imageapi/v1/mount", None, "{}", 415, 415, "unsupported media type \"application/octet-stream\""),
     ("POST", "/imageapi/v1/mount", Some("text/plain"), "{}", 415, 415, "only [application/json] are allowed"),
-    ("POST", "/imageapi/v1/mount", Some("Application/JSON; charset=utf-8"), "{}", 501, 501, "no driver found for this object type"),
+    (
+        "POST",
+        "/imageapi/v1/mount",
+        Some("Application/JSON; charset=utf-8"),
+        "{}",
+        501,
+        501,
+        "no driver found for this object type",
+    ),
     ("POST", "/imageapi/v1/mount", JSON, "{", 400, 400, "parsing mount body from \"\" failed, because"),
     ("POST", "/imageapi/v1/mount", JSON, "{} x", 400, 400, "parsing mount body"),
     ("POST", "/imageapi/v1/mount", JSON, "[]", 422, 601, "mount in body must be of type object"),
     ("POST", "/imageapi/v1/attach", JSON, "{}", 501, 501, "no driver found for this object type"),
-    ("POST", "/imageapi/v1/attach", JSON, r#"{"kind":"floppy"}"#, 422, 606, "kind in body should be one of [iscsi local"),
+    (
+        "POST",
+        "/imageapi/v1/attach",
+        JSON,
+        r#"{"kind":"floppy"}"#,
+        422,
+        606,
+        "kind in body should be one of [iscsi local",
+    ),
     ("POST", "/imageapi/v1/attach", JSON, r#"{"kind":"local"}"#, 400, 400, "invalid data type"),
     ("POST", "/imageapi/v1/attach", JSON, r#"{"kind":"local","local":{}}"#, 422, 602, "local.path in body is required"),
-    ("POST", "/imageapi/v1/attach", JSON, r#"{"kind":"local","local":{"path":"/etc/passwd"}}"#, 400, 400, "invalid data type"),
-    ("POST", "/imageapi/v1/attach", JSON, r#"{"kind":"local","local":{"path":"/dev/none"}}"#, 400, 400, "invalid data type"),
-    ("POST", "/imageapi/v1/attach", JSON, r#"{"id":7,"kind":"local","local":{"path":"/dev/null"}}"#, 400, 400, "invalid data type"),
+    (
+        "POST",
+        "/imageapi/v1/attach",
+        JSON,
+        r#"{"kind":"local","local":{"path":"/etc/passwd"}}"#,
+        400,
+        400,
+        "invalid data type",
+    ),
+    (
+        "POST",
+        "/imageapi/v1/attach",
+        JSON,
+        r#"{"kind":"local","local":{"path":"/dev/none"}}"#,
+        400,
+        400,
+        "invalid data type",
+    ),
+    (
+        "POST",
+        "/imageapi/v1/attach",
+        JSON,
+        r#"{"id":7,"kind":"local","local":{"path":"/dev/null"}}"#,
+        400,
+        400,
+        "invalid data type",
+    ),
     ("POST", "/imageapi/v1/attach", JSON, r#"{"refs":1}"#, 422, 619, "refs in body is readOnly"),
     (
         "POST",
@@ -143,12 +188,36 @@ const REFUSALS: &[Row] = &[
     ),
     ("POST", "/imageapi/v1/container", JSON, r#"{"command":"/x"}"#, 422, 602, "mount in body is required"),
     ("POST", "/imageapi/v1/container", JSON, r#"{"mount":{"id":99},"command":"/x"}"#, 404, 404, "not found"),
-    ("POST", "/imageapi/v1/container", JSON, r#"{"mount":{"id":99},"command":"/x","state":"dead"}"#, 400, 400, "invalid data type"),
+    (
+        "POST",
+        "/imageapi/v1/container",
+        JSON,
+        r#"{"mount":{"id":99},"command":"/x","state":"dead"}"#,
+        400,
+        400,
+        "invalid data type",
+    ),
     ("GET", "/imageapi/v1/attach?id=x", None, "", 422, 601, "id in query must be of type int64: \"x\""),
     ("GET", "/imageapi/v1/attach?id=-1", None, "", 404, 404, "not found"),
     ("GET", "/imageapi/v1/attach?id=99999999999999999999", None, "", 422, 601, "int64"),
-    ("GET", "/imageapi/v1/mount?kind=attach&kind=x", None, "", 422, 606, "kind in query should be one of [attach bind nfs overlay uri]"),
-    ("GET", "/imageapi/v1/container?state=asleep", None, "", 422, 606, "state in query should be one of [created running"),
+    (
+        "GET",
+        "/imageapi/v1/mount?kind=attach&kind=x",
+        None,
+        "",
+        422,
+        606,
+        "kind in query should be one of [attach bind nfs overlay uri]",
+    ),
+    (
+        "GET",
+        "/imageapi/v1/container?state=asleep",
+        None,
+        "",
+        422,
+        606,
+        "state in query should be one of [created running",
+    ),
     ("GET", "/imageapi/v1/container?name=nobody", None, "", 404, 404, "not found"),
     ("DELETE", "/imageapi/v1/mount", None, "", 422, 602, "id in query is required"),
     ("DELETE", "/imageapi/v1/mount?id=", None, "", 422, 602, "id in query is required"),
@@ -156,7 +225,15 @@ const REFUSALS: &[Row] = &[
     ("DELETE", "/imageapi/v1/container", None, "", 400, 400, "invalid data type"),
     ("DELETE", "/imageapi/v1/container?name=nobody", None, "", 404, 404, "not found"),
     ("PATCH", "/imageapi/v1/container?id=1", None, "", 422, 602, "state in query is required"),
-    ("PATCH", "/imageapi/v1/container?id=1&state=created", None, "", 422, 606, "state in query should be one of [running exited paused]"),
+    (
+        "PATCH",
+        "/imageapi/v1/container?id=1&state=created",
+        None,
+        "",
+        422,
+        606,
+        "state in query should be one of [running exited paused]",
+    ),
     ("PATCH", "/imageapi/v1/container?state=running", None, "", 400, 400, "invalid data type"),
     ("PATCH", "/imageapi/v1/container?state=running&id=9", None, "", 404, 404, "not found"),
     ("GET", "/imageapi/v1/container/logs", None, "", 400, 400, "invalid data type"),
@@ -220,9 +297,7 @@ fn root_krakens_five_steps() {
     assert_eq!(lab.api("PATCH", "container?name=node2&state=exited", None).ok()["state"], "exited");
     let gone = lab.api("DELETE", "container?name=node2", None).ok();
     assert_eq!((&gone["state"], &gone["exit"]["code"]), (&json!("exited"), &json!(0)));
-    until("what it stood on is gone", || {
-        lab.get("mount").ok() == json!([]) && lab.get("attach").ok() == json!([])
-    });
+    until("what it stood on is gone", || lab.get("mount").ok() == json!([]) && lab.get("attach").ok() == json!([]));
     lab.close();
 }
 
@@ -233,7 +308,8 @@ fn root_containers_start_stop_pause_and_say_why_not() {
         return;
     }
     let lab = Lab::new();
-    let of = |name: &str, command: &str| json!({"name": name, "mount": lab.bound(), "command": command, "stop_timeout": 1});
+    let of =
+        |name: &str, command: &str| json!({"name": name, "mount": lab.bound(), "command": command, "stop_timeout": 1});
     let made = lab.post("container", of("a", "/bin/sleep 1000")).made();
     assert_eq!(made["state"], "created");
     assert_eq!(lab.api("PATCH", "container?name=a&state=running", None).ok()["state"], "running");
@@ -294,7 +370,8 @@ fn root_a_repeated_request_makes_no_second_object() {
         let asks: Vec<_> = (0..8).map(|_| scope.spawn(|| ask(&lab, "k-3", &body))).collect();
         asks.into_iter().map(|ask| ask.join().unwrap()).collect()
     });
-    let made: Vec<_> = answers.iter().filter(|answer| answer.status == 201).map(|answer| answer.json()["id"].clone()).collect();
+    let made: Vec<_> =
+        answers.iter().filter(|answer| answer.status == 201).map(|answer| answer.json()["id"].clone()).collect();
     assert!(!made.is_empty() && made.iter().all(|id| *id == made[0]));
     assert!(answers.iter().all(|answer| [201, 409].contains(&answer.status)));
     assert_eq!(lab.get("container").ok().as_array().unwrap().len(), 3);
@@ -335,9 +412,15 @@ fn root_a_second_service_is_refused() {
     let lab = Lab::new();
     let (other, run, state) = (lab.path("other.sock"), lab.path("run2"), lab.path("state2"));
     let own = [("--run-dir", run.as_str()), ("--state-dir", state.as_str()), ("--socket", other.as_str())];
-    for (missing, word) in [(0, "run is in use by process"), (1, "state is in use by process"), (2, "a living service listens on")] {
-        let words: Vec<&str> =
-            own.iter().enumerate().filter(|(n, _)| *n != missing).flat_map(|(_, (name, value))| [*name, *value]).collect();
+    for (missing, word) in
+        [(0, "run is in use by process"), (1, "state is in use by process"), (2, "a living service listens on")]
+    {
+        let words: Vec<&str> = own
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| *n != missing)
+            .flat_map(|(_, (name, value))| [*name, *value])
+            .collect();
         let (code, said) = lab.command(&words, &[]).refused();
         assert_eq!(code, 5, "{said}");
         assert!(said.contains(word) && said.contains("next: "), "{said}");
@@ -362,13 +445,19 @@ fn root_limits_hold() {
     let json = ("Content-Type", "application/json");
     let memory = || {
         let text = lab.ask("GET", "/metrics", None).text();
-        let line = text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes ")).unwrap().to_owned();
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes ")).unwrap().to_owned();
         line.parse::<u64>().unwrap()
     };
     let before = memory();
     // A gigabyte is announced and sent, and never held.
     let mut stream = UnixStream::connect(lab.socket()).unwrap();
-    write!(stream, "POST /imageapi/v1/mount HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", 1_u64 << 30).unwrap();
+    write!(
+        stream,
+        "POST /imageapi/v1/mount HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        1_u64 << 30
+    )
+    .unwrap();
     let mut writer = stream.try_clone().unwrap();
     let sending = std::thread::spawn(move || {
         let piece = vec![b' '; 1 << 20];
@@ -386,7 +475,12 @@ fn root_limits_hold() {
     chunked.extend_from_slice(b"\r\n0\r\n\r\n");
     let answer = lab.ask_raw("POST", "/imageapi/v1/mount", &[json, ("Transfer-Encoding", "chunked")], &chunked);
     assert_eq!(answer.refusal().0, 413);
-    let answer = lab.ask_raw("POST", "/imageapi/v1/mount", &[json, ("Content-Length", "9999999"), ("Expect", "100-continue")], b"");
+    let answer = lab.ask_raw(
+        "POST",
+        "/imageapi/v1/mount",
+        &[json, ("Content-Length", "9999999"), ("Expect", "100-continue")],
+        b"",
+    );
     assert_eq!(answer.refusal().0, 413);
     // As much as is allowed is looked at.
     let most = format!("{{}}{}", " ".repeat((1 << 20) - 2));
@@ -426,7 +520,10 @@ fn root_events_are_followed_and_resumed() {
     assert_eq!((&created["what"], &created["object"]), (&json!("mount.created"), &made["id"]));
     lab.api("DELETE", &format!("mount?id={}", made["id"]), None).ok();
     let removed = next(&mut all);
-    assert_eq!((&removed["what"], removed["id"].as_u64()), (&json!("mount.removed"), created["id"].as_u64().map(|id| id + 1)));
+    assert_eq!(
+        (&removed["what"], removed["id"].as_u64()),
+        (&json!("mount.removed"), created["id"].as_u64().map(|id| id + 1))
+    );
     // Behind the first one, the second one comes again.
     assert_eq!(next(&mut follow(&lab, created["id"].as_u64())), removed);
     let since = lab.get("events?since=x");
@@ -523,7 +620,12 @@ fn root_a_stop_is_told_and_loses_no_answer() {
     // A request that is half sent when the service is told to stop is answered all the same.
     let mut slow = UnixStream::connect(lab.socket()).unwrap();
     let mount = lab.bound().to_string();
-    write!(slow, "POST /imageapi/v1/mount HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{{", mount.len()).unwrap();
+    write!(
+        slow,
+        "POST /imageapi/v1/mount HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{{",
+        mount.len()
+    )
+    .unwrap();
     std::thread::sleep(Duration::from_millis(200));
     lab.service.as_ref().unwrap().terminate();
     until("the stop is told", || heard() == "STOPPING=1");
@@ -553,7 +655,8 @@ fn root_the_directories_are_closed_and_the_socket_is_for_its_group() {
     }
     let socket = std::fs::metadata(lab.socket()).unwrap();
     assert_eq!((socket.uid(), socket.gid()), (0, 12345));
-    let (code, said) = lab.command(&["--socket", &lab.path("x.sock"), "--socket-group", "no-such-group"], &[]).refused();
+    let (code, said) =
+        lab.command(&["--socket", &lab.path("x.sock"), "--socket-group", "no-such-group"], &[]).refused();
     assert!(code == 5 || said.contains("no-such-group"), "{said}");
     lab.close();
 }

@@ -66,7 +66,8 @@ fn root_users_do_what_the_policy_says() {
         curl_as(uid, gid, &args)
     };
     let mount = lab.post("mount", lab.bound()).made();
-    let (root, own) = (lab.bound().to_string(), json!({"kind": "overlay", "overlay": {"lower": [{"id": mount["id"]}]}}));
+    let (root, own) =
+        (lab.bound().to_string(), json!({"kind": "overlay", "overlay": {"lower": [{"id": mount["id"]}]}}));
     let delete = format!("/imageapi/v1/mount?id={}", mount["id"]);
     for (who, uid, gid) in [("nobody", 65534, 65534), ("reader", 4711, 1), ("runner", 1, 4712)] {
         let nobody = who == "nobody";
@@ -225,7 +226,9 @@ fn root_certificates_open_tcp_for_their_role() {
     let url = format!("https://localhost:{port}/imageapi/v1/mount");
     let token = TokenFile::new(&lab.at("state")).add("t", Role::Read, 1, now_ms()).unwrap();
     let header = format!("Authorization: Bearer {}", token.reveal());
-    let ask = |args: &[&str]| curl(Command::new("curl").args(["--cacert", &at("ca.pem")]), &[args, &[url.as_str()]].concat()).0;
+    let ask = |args: &[&str]| {
+        curl(Command::new("curl").args(["--cacert", &at("ca.pem")]), &[args, &[url.as_str()]].concat()).0
+    };
     assert_eq!((ask(&[]), ask(&["-H", &header])), (401, 200));
     std::fs::remove_dir_all(&folder).unwrap();
     lab.close();

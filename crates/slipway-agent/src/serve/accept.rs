@@ -129,7 +129,11 @@ where
         async move { Ok::<_, Infallible>(super::answer::request_answer(site, peer, request).await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(door.patience).max_headers(HEADERS_MAX).max_buf_size(HEADER_MAX);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(door.patience)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEADER_MAX);
     let connection = builder.serve_connection(TokioIo::new(Patient::new(stream)), service).with_upgrades();
     let mut connection = pin!(connection);
     let mut stopping = false;

@@ -118,7 +118,10 @@ mod tests {
             let properties = spec["definitions"][&name]["properties"].as_object().unwrap_or_else(|| panic!("{name}"));
             for field in fields {
                 let said = properties.get(&field).unwrap_or_else(|| panic!("{name}.{field} is not described"));
-                assert!(said.get("type").is_some() || said.get("$ref").is_some() || field == "detail", "{name}.{field}");
+                assert!(
+                    said.get("type").is_some() || said.get("$ref").is_some() || field == "detail",
+                    "{name}.{field}"
+                );
             }
         }
     }

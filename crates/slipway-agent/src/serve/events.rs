@@ -28,12 +28,13 @@ struct Follow {
 
 pub(crate) async fn follow(ask: Ask) -> Answered {
     let header = ask.headers.get("last-event-id").map(|value| value.to_str().unwrap_or("?").trim().to_owned());
-    let asked = match header.filter(|text| !text.is_empty()) {
-        Some(text) => Some(text.parse().map_err(|_| {
-            Refusal::invalid(601, format!("Last-Event-ID in header must be of type int64: {text:?}"))
-        })?),
-        None => ask.query.number("since")?,
-    };
+    let asked =
+        match header.filter(|text| !text.is_empty()) {
+            Some(text) => Some(text.parse().map_err(|_| {
+                Refusal::invalid(601, format!("Last-Event-ID in header must be of type int64: {text:?}"))
+            })?),
+            None => ask.query.number("since")?,
+        };
     let last = asked.unwrap_or_else(|| ask.site.host.events().last_id());
     // Refused now rather than kept waiting without a word.
     let _seat = ask.site.follower_seat()?;

@@ -136,10 +136,9 @@ mod tests {
         let made = key("k", "a", BIND);
         let mut mount: Mount = serde_json::from_str(BIND).unwrap();
         mount.labels.insert(LABEL.into(), made.label());
-        let over: Mount = serde_json::from_value(
-            serde_json::json!({"kind": "overlay", "overlay": {"lower": [mount.clone()]}}),
-        )
-        .unwrap();
+        let over: Mount =
+            serde_json::from_value(serde_json::json!({"kind": "overlay", "overlay": {"lower": [mount.clone()]}}))
+                .unwrap();
         // One that somebody nested with the label is not the key's.
         table.admit(Draft::mount(over).unwrap(), 0).unwrap();
         assert_eq!(made.find(&table).unwrap(), None);

@@ -1,11 +1,11 @@
 //! What the three types have in common for a request: how each is checked, made, found and shown.
 
-use slipway_api::node::{Attach, AttachKind, Container, Mount, MountKind, ObjectId};
-use slipway_node::access::Caller;
-use slipway_node::{Draft, Host, Refusal, What, Which, schema};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use slipway_api::node::{Attach, AttachKind, Container, Mount, MountKind, ObjectId};
+use slipway_node::access::Caller;
+use slipway_node::{Draft, Host, Refusal, What, Which, schema};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -69,10 +69,7 @@ fn wrong(what: impl Into<String>) -> Failure {
 }
 
 /// Reads what there is.
-pub(crate) fn decide(
-    args: &ServeArgs,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<(Settings, Vec<Line>), Failure> {
+pub(crate) fn decide(args: &ServeArgs, env: &dyn Fn(&str) -> Option<String>) -> Result<(Settings, Vec<Line>), Failure> {
     let get = |name: &str| env(&variable(name)).filter(|value| !value.is_empty());
     let config = args.config.clone().or_else(|| get("config").map(PathBuf::from));
     let file = config.as_deref().map(file_read).transpose()?.unwrap_or_default();

@@ -202,6 +202,34 @@ impl Lab {
     }
 }
 
+/// A test that failed leaves no process and no loop device.
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        drop(self.service.take());
+        let top = self.top.path().display().to_string();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if !String::from_utf8_lossy(&words).contains(&top) {
+                continue;
+            }
+            // A shim, and the init below it.
+            let pid = entry.file_name().to_string_lossy().into_owned();
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            let pids: Vec<&str> = std::iter::once(pid.as_str()).chain(children.split_whitespace()).collect();
+            let _ = Command::new("kill").arg("-KILL").args(&pids).status();
+        }
+        let loops = Command::new("losetup").args(["-l", "-n", "-O", "NAME,BACK-FILE"]).output().unwrap();
+        for line in String::from_utf8_lossy(&loops.stdout).lines().filter(|line| line.contains(&top)) {
+            let _ = Command::new("losetup").args(["-d", line.split(' ').next().unwrap()]).status();
+        }
+        // Its mounts end with the test's mount namespace.
+        std::mem::forget(self.census.take());
+    }
+}
+
 /// A command line of the service.
 #[derive(Clone)]
 pub(crate) struct Words {
@@ -211,8 +239,13 @@ pub(crate) struct Words {
 
 impl Words {
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slipway-agent"));
-        command.args(&self.words).envs(self.env.iter().map(|(name, value)| (name, value)));
+        // What whoever runs the tests has left open is not for processes that may outlive them.
+        let close = "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; exec \"$0\" \"$@\"";
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", close, env!("CARGO_BIN_EXE_slipway-agent")])
+            .args(&self.words)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command
     }
