@@ -126,7 +126,10 @@ impl Host {
     /// When another service uses the run directory, or the directories, the journal or the kernel's lists cannot be used.
     pub fn open(config: HostConfig) -> io::Result<Arc<Self>> {
         let failed = |error: DriverError| io::Error::other(error.to_string());
-        let linux = Linux::open(&config.run_dir, &config.state_dir).map_err(failed)?.with_export(config.export.clone());
+        let linux = Linux::open(&config.run_dir, &config.state_dir).map_err(failed)?;
+        // Drivers that wait for a server give up before their call is given up.
+        let patience = config.node_config.deadline.mul_f32(0.8);
+        let linux = linux.with_export(config.export.clone()).with_patience(patience);
         // Links in these are followed once, so that what is told to others names the same place for ever.
         let config = HostConfig {
             run_dir: config.run_dir.canonicalize()?,
