@@ -347,7 +347,8 @@ fn root_a_repeated_request_makes_no_second_object() {
         return;
     }
     let mut lab = Lab::new();
-    let body = json!({"mount": lab.bound(), "command": "/bin/sleep 1000", "state": "running"}).to_string();
+    let body =
+        json!({"mount": lab.bound(), "command": "/bin/sleep 1000", "state": "running", "stop_timeout": 1}).to_string();
     let ask = |lab: &Lab, key: &str, body: &str| {
         let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)];
         lab.ask_raw("POST", "/imageapi/v1/container", &headers, body.as_bytes())
@@ -385,7 +386,7 @@ fn root_a_killed_service_is_followed_by_one_that_knows_all() {
         return;
     }
     let mut lab = Lab::new();
-    let body = json!({"name": "n", "mount": lab.nested(), "command": "/bin/sh -c 'while :; do echo tick; sleep 0.05; done'", "state": "running"});
+    let body = json!({"name": "n", "mount": lab.nested(), "command": "/bin/sh -c 'while :; do echo tick; sleep 0.05; done'", "state": "running", "stop_timeout": 1});
     let made = lab.post("container", body).made();
     for _ in 0..3 {
         lab.service.as_mut().unwrap().child.kill().unwrap();
@@ -615,7 +616,8 @@ fn root_a_stop_is_told_and_loses_no_answer() {
     lab.start(&[], &[("NOTIFY_SOCKET", &notify), ("WATCHDOG_USEC", "200000")]);
     assert_eq!(heard(), "READY=1");
     assert_eq!((heard(), heard()), ("WATCHDOG=1".into(), "WATCHDOG=1".into()));
-    let body = json!({"name": "n", "mount": lab.bound(), "command": "/bin/sleep 1000", "state": "running"});
+    let body =
+        json!({"name": "n", "mount": lab.bound(), "command": "/bin/sleep 1000", "state": "running", "stop_timeout": 1});
     let made = lab.post("container", body).made();
     // A request that is half sent when the service is told to stop is answered all the same.
     let mut slow = UnixStream::connect(lab.socket()).unwrap();
