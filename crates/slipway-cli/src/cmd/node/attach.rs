@@ -276,6 +276,8 @@ fn iscsi(args: Iscsi) -> Result<Asked, Failure> {
         username_in: args.user_in.unwrap_or_default(),
         password_in: password("--password-in-file", args.password_in_file)?.unwrap_or_default(),
         ro: args.ro,
+        // As long as the service has it by default.
+        dead_timeout: 0,
     };
     Ok((Attach { kind: Some(AttachKind::Iscsi), iscsi: Some(block), ..Attach::default() }, args.common))
 }
