@@ -3,7 +3,9 @@
 
 mod adopt;
 mod container;
+mod exec;
 mod life;
+mod log;
 mod record;
 mod watch;
 
@@ -16,7 +18,9 @@ use crate::plan::Draft;
 use crate::refusal::{DriverError, Refusal};
 use crate::table::Table;
 use crate::view::{attach_view, container_view, mount_view};
+pub use exec::Exec;
 use life::Life;
+pub use log::LogReader;
 use record::Records;
 use slipway_api::node::{Attach, Container, ContainerState, Mount, ObjectId};
 use std::collections::BTreeMap;
@@ -37,6 +41,8 @@ pub struct HostConfig {
     pub state_dir: PathBuf,
     /// The program of the shim and its arguments; the container's directory is added.
     pub shim: Vec<String>,
+    /// The program that calls [`exec_run`](crate::exec_run), and its arguments.
+    pub exec: Vec<String>,
     /// The program that gives a version of a catalogue as an NBD export, and its arguments; the attachment's directory is added. Without it
     /// attachments of kind `slipway` are refused.
     pub export: Vec<String>,
@@ -108,10 +114,12 @@ impl Cell {
 
 /// A node's service, without the wire.
 pub struct Host {
+    exec: Vec<String>,
     node: Arc<Node<Linux>>,
     runtime: Runtime,
     records: Records,
     cells: Mutex<BTreeMap<ObjectId, Arc<Cell>>>,
+    remaking: Mutex<()>,
     watch: Arc<Watch>,
     counters: Counters,
     over: Arc<AtomicBool>,
@@ -147,10 +155,12 @@ impl Host {
         });
         let records = Records::open(state)?;
         let host = Arc::new(Self {
+            exec: config.exec.clone(),
             node,
             runtime,
             records,
             cells: Mutex::default(),
+            remaking: Mutex::default(),
             watch: Arc::new(Watch::new()?),
             counters: Counters::default(),
             over: Arc::default(),

@@ -13,6 +13,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+/// The step of what a restart of the node took.
+pub(crate) const RESTARTED: &str = "restart";
 const NAME: &str = "objects.log";
 /// A file of more lines than this, and of more than twice the objects, is written anew at the next start.
 const LINES_FEW: usize = 256;
@@ -132,7 +134,7 @@ impl Journal {
 
 fn rebooted() -> StepError {
     let text = "the node was restarted since; delete it, or make it again".to_owned();
-    StepError { step: "restart".into(), errno: None, text }
+    StepError { step: RESTARTED.into(), errno: None, text }
 }
 
 #[derive(Default)]

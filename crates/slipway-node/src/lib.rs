@@ -22,12 +22,13 @@ mod table;
 mod view;
 
 pub use container::{
-    CgroupLayout, CgroupPlace, ContainerFiles, Running, Runtime, RuntimeConfig, Spec, Status, shim_run, spec_of,
+    CgroupLayout, CgroupPlace, ContainerFiles, Running, Runtime, RuntimeConfig, Spec, Status, exec_run, shim_run,
+    spec_of,
 };
 pub use crash::{CRASH_POINTS, crash_point};
 pub use event::{Batch, Events};
 pub use export::{ExportFiles, ExportReport, ExportSpec, export_begin};
-pub use host::{Counts, Host, HostConfig, Which};
+pub use host::{Counts, Exec, Host, HostConfig, LogReader, Which};
 pub use journal::{Journal, Restored};
 pub use kernel::{Found, Kernel, Make};
 pub use linux::Linux;

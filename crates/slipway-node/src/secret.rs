@@ -14,3 +14,11 @@ pub fn secrets_blank(what: &mut What) {
         SHOWN.clone_into(secret);
     }
 }
+
+/// Whether something would need a secret that was not kept.
+pub(crate) fn secrets_blanked(what: &What) -> bool {
+    let What::Attach(attach) = what else { return false };
+    let iscsi = attach.iscsi.iter().flat_map(|block| [&block.password, &block.password_in]);
+    let rbd = attach.rbd.as_ref().and_then(|block| block.options.as_ref()).map(|options| &options.secret);
+    iscsi.chain(rbd).any(|secret| secret == SHOWN)
+}

@@ -160,6 +160,13 @@ impl Table {
         }
     }
 
+    /// It is being made again.
+    pub(crate) fn making(&mut self, id: ObjectId) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.phase = Phase::Making;
+        }
+    }
+
     /// The kernel has it no more.
     pub fn lost(&mut self, id: ObjectId, error: StepError) {
         if let Some(entry) = self.entries.get_mut(&id) {
@@ -256,6 +263,21 @@ impl Table {
             Claim::Parent(id) => self.entries.get(id),
         });
         parents.map(|parent| object_holder(parent.what.kind().as_str(), parent.id)).collect()
+    }
+
+    /// Everything below an object that is lost, children before parents.
+    pub(crate) fn all_lost_below(&self, id: ObjectId) -> BTreeSet<ObjectId> {
+        let (mut lost, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        let mut next = self.entries.get(&id).map(|entry| entry.children.clone()).unwrap_or_default();
+        while let Some(id) = next.pop() {
+            if let Some(entry) = self.entries.get(&id).filter(|_| seen.insert(id)) {
+                next.extend(&entry.children);
+                if matches!(entry.phase, Phase::Lost(_)) {
+                    lost.insert(id);
+                }
+            }
+        }
+        lost
     }
 
     /// The first thing below an object that is lost, and why.

@@ -236,3 +236,33 @@ pub struct Exit {
     /// When, in milliseconds since 1970.
     pub at_ms: i64,
 }
+
+/// A program to be run beside a container's init, in its namespaces, its limits and its confinement.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExecRequest {
+    /// The program and its arguments, split as a shell splits words; instead of `argv`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub command: String,
+    /// The program, as a path in the container or a name in its `PATH`, and its arguments.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub argv: Vec<String>,
+    /// Its environment, beside that of the container's init.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Its directory; that of the container's init if absent.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cwd: String,
+    /// `uid[:gid]` or a name of the container's passwd; that of the container's init if absent.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    /// On a terminal of its own, instead of three streams.
+    #[serde(skip_serializing_if = "is_false")]
+    pub tty: bool,
+    /// Lines of the terminal: 24 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u16>,
+    /// Columns of the terminal: 80 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cols: Option<u16>,
+}

@@ -17,7 +17,9 @@ pub use client::{
     ContainerKey, ExecFrame, ExecReader, ExecWriter, NodeAddress, NodeClient, NodeConfig, NodeError, NodeEvents,
     NodeOutput, Unreached,
 };
-pub use container::{Container, ContainerState, Exit, IoLimit, Namespace, Network, Resources, Restart, RestartWhen};
+pub use container::{
+    Container, ContainerState, ExecRequest, Exit, IoLimit, Namespace, Network, Resources, Restart, RestartWhen,
+};
 pub use exec::{EXEC_PROTOCOL, ExecNew, FRAME_HEAD, FRAME_MAX, FrameKind, TerminalSize, frame_head, frame_head_read};
 pub use mount::{Mount, MountAttach, MountBind, MountKind, MountNfs, MountOverlay, MountUri, UriFormat};
 

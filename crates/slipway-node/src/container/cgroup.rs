@@ -194,6 +194,15 @@ impl CgroupPlace {
         Ok(())
     }
 
+    /// Groups of their own for a part of the processes, where the same limits hold.
+    pub(super) fn below(&self, name: &str) -> Self {
+        let v1 = self.v1.iter().map(|(controller, dir)| match controller.as_str() {
+            DEVICES => (controller.clone(), dir.join(INNER).join(name)),
+            _ => (controller.clone(), dir.join(name)),
+        });
+        Self { v2: self.v2.as_ref().map(|dir| dir.join(name)), v1: v1.collect() }
+    }
+
     /// Puts the calling process into the groups.
     pub(super) fn enter(&self) -> Result<(), DriverError> {
         let inner = self.v1.iter().map(|(controller, dir)| match controller.as_str() {

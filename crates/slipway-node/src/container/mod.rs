@@ -3,6 +3,7 @@
 mod cgroup;
 mod confine;
 mod devices;
+mod exec;
 mod files;
 mod log;
 mod root;
@@ -12,6 +13,8 @@ mod spawn;
 mod spec;
 
 pub use cgroup::{CgroupLayout, CgroupPlace};
+pub use exec::exec_run;
+pub(crate) use exec::{ORDER_MAX, Order, Word, exec_place, word_send, word_take};
 pub(crate) use files::{process_start, write as file_write};
 pub(crate) use runtime::process_open;
 pub(crate) use spawn::inherited_close;

@@ -3,6 +3,7 @@
 use super::cgroup::{CgroupLayout, CgroupPlace};
 use super::confine::reaches_devices;
 use super::devices::devices_guard;
+use super::exec::Order;
 use super::files::{ContainerFiles, Status, process_begun, process_start, write};
 use super::log::Log;
 use super::shim::report_read;
@@ -198,6 +199,13 @@ impl Runtime {
         self.place(id).kill()?;
         self.wait(id, Duration::from_secs(5));
         Ok(())
+    }
+
+    /// What a program beside the init of a container that runs needs to know, with the container's own words.
+    pub(crate) fn exec_order(&self, id: u64) -> Option<Order> {
+        let Running::Yes(status) = self.running(id) else { return None };
+        let spec = serde_json::from_slice(&fs::read(self.files(id).spec()).ok()?).ok()?;
+        Some(Order { spec, init: status.pid, init_start: status.pid_start, terminal: None })
     }
 
     /// The shim of a container that runs: readable when it has ended. Then it is to be reaped.

@@ -43,7 +43,7 @@ pub(super) fn report_read(mut report: impl Read) -> Result<(), DriverError> {
     }
 }
 
-fn failure_parse(json: &str) -> DriverError {
+pub(super) fn failure_parse(json: &str) -> DriverError {
     let error = serde_json::from_str::<StepError>(json);
     let error = error.unwrap_or_else(|_| StepError { step: "shim".into(), errno: None, text: json.to_owned() });
     DriverError { status: 500, error, holders: Vec::new() }
@@ -195,9 +195,9 @@ fn init_become(spec: &Spec, files: &ContainerFiles, output: OwnedFd, console: &O
     }
 }
 
-type Words = (Vec<CString>, Vec<CString>);
+pub(super) type Words = (Vec<CString>, Vec<CString>);
 
-fn words(spec: &Spec) -> Result<Words, DriverError> {
+pub(super) fn words(spec: &Spec) -> Result<Words, DriverError> {
     let wrong = |_| DriverError::request("exec", "a word of the command or the environment has a NUL in it");
     let argv = spec.argv.iter().map(|word| CString::new(word.as_str())).collect::<Result<_, _>>().map_err(wrong)?;
     let env = spec.env.iter().map(|(name, value)| CString::new(format!("{name}={value}"))).collect::<Result<_, _>>();

@@ -4,7 +4,7 @@ use super::life::{Kept, Life};
 use super::{Cell, Host};
 use crate::container::Running;
 use crate::object::{Entry, Phase, What};
-use slipway_api::node::{Container, ContainerState, Exit, ObjectId, StepError};
+use slipway_api::node::{Container, ContainerState, Exit, ObjectId, RestartWhen, StepError};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Host {
             let wanted = container.state == ContainerState::Running;
             life.kept = kept.unwrap_or_else(|| Kept { wanted, ..Kept::default() });
             match rebooted {
-                true => self.rebooted(entry.id, &mut life)?,
+                true => self.rebooted(entry.id, container, &mut life)?,
                 false => self.find_again(entry.id, container, &mut life)?,
             }
         }
@@ -84,11 +84,7 @@ impl Host {
                     (None, None) => ContainerState::Created,
                     _ => ContainerState::Dead,
                 };
-                if life.kept.wanted && life.kept.error.is_none() {
-                    let policy = container.restart.clone().unwrap_or_default();
-                    let again = life.restart_wait(&policy);
-                    self.restart_later(id, life, again);
-                }
+                self.retry(id, container, life);
             }
         }
         Ok(())
@@ -101,9 +97,15 @@ impl Host {
         } else {
             ContainerState::Dead
         };
-        let policy = container.restart.clone().unwrap_or_default();
-        let again = life.restart_wait(&policy);
-        self.restart_later(id, life, again);
+        self.retry(id, container, life);
+    }
+
+    /// What an earlier service was about to start again.
+    fn retry(&self, id: ObjectId, container: &Container, life: &mut Life) {
+        if life.kept.retrying {
+            let again = life.restart_wait(&container.restart.clone().unwrap_or_default());
+            self.restart_later(id, life, again);
+        }
     }
 
     fn stop_again(&self, id: ObjectId, container: &Container, life: &mut Life) {
@@ -118,8 +120,9 @@ impl Host {
         }
     }
 
-    /// One that was described under another kernel: none of its processes is left, and none of its mounts.
-    fn rebooted(&self, id: ObjectId, life: &mut Life) -> io::Result<()> {
+    /// One that was described under another kernel: none of its processes is left, and none of its mounts. One that is to run always is
+    /// started again, and what it stands on made again; any other says that the node was restarted while it ran.
+    fn rebooted(&self, id: ObjectId, container: &Container, life: &mut Life) -> io::Result<()> {
         // Files that outlived the kernel speak of processes that did not.
         self.runtime.remove(id).map_err(|error| io::Error::other(error.to_string()))?;
         life.kept.still = false;
@@ -135,7 +138,18 @@ impl Host {
             let text = "the node was restarted while it ran; start it again".to_owned();
             life.kept.error = Some(StepError { step: "restart".into(), errno: None, text });
         }
+        let policy = container.restart.clone().unwrap_or_default();
+        // A restart of the node is not one that counts as in a row.
+        life.kept.in_row = 0;
+        let again = match policy.when {
+            RestartWhen::Always if ran || life.kept.retrying => life.restart_wait(&policy),
+            RestartWhen::Always | RestartWhen::OnFailure | RestartWhen::No => None,
+        };
+        life.kept.retrying = again.is_some();
+        self.restart_later(id, life, again);
         self.write_down(id, life);
+        // It is a description like any other now; only what it stands on is lost.
+        self.node.described(id);
         Ok(())
     }
 }

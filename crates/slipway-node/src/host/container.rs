@@ -4,6 +4,7 @@ use super::life::{Act, Life, Step};
 use super::watch::Heard;
 use super::{Cell, Host, Which};
 use crate::container::{Running, now_ms, spec_of};
+use crate::journal::RESTARTED;
 use crate::object::{Phase, Type, What};
 use crate::plan::Draft;
 use crate::refusal::{DriverError, Refusal};
@@ -272,7 +273,10 @@ impl Host {
     fn start_work(self: &Arc<Self>, id: ObjectId, cell: &Cell, by_itself: bool) -> Option<Refusal> {
         let Some(container) = self.described(id) else { return Some(Refusal::not_found("container", id)) };
         let privileged = container.privileged.unwrap_or(false);
-        let begun = self.root(id).and_then(|root| self.runtime.start(id, &container, &root, privileged));
+        let begun = self
+            .remake(id)
+            .and_then(|()| self.root(id))
+            .and_then(|root| self.runtime.start(id, &container, &root, privileged));
         let policy = container.restart.unwrap_or_default();
         let mut life = cell.lock();
         life.act = None;
@@ -307,6 +311,22 @@ impl Host {
         drop(life);
         cell.changed.notify_all();
         failure
+    }
+
+    /// Makes again what a restart of the node took from under a container. What vanished otherwise stays lost, for people to see.
+    fn remake(&self, id: ObjectId) -> Result<(), Refusal> {
+        let is_gone = |table: &crate::Table| {
+            let lost = table.get(id).and_then(|entry| table.lost_below(entry));
+            lost.is_some_and(|(_, error)| error.step == RESTARTED)
+        };
+        if !self.node.read(is_gone) {
+            return Ok(());
+        }
+        // Two that share a mount do not make it twice.
+        let turn = self.remaking.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = self.node.remake(id);
+        drop(turn);
+        done
     }
 
     /// The tree that a container starts in.

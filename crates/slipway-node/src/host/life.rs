@@ -18,6 +18,8 @@ pub(super) struct Kept {
     pub(super) wanted: bool,
     /// It is, or is to be, held still.
     pub(super) still: bool,
+    /// It is to be started again by itself.
+    pub(super) retrying: bool,
     /// How often it was started again by itself.
     pub(super) restarts: u64,
     /// How often of these without lasting.
@@ -115,6 +117,7 @@ impl Life {
     pub(super) fn wanted_set(&mut self, wanted: bool) {
         self.kept.wanted = wanted;
         self.kept.in_row = 0;
+        self.kept.retrying = false;
         self.restart_at = None;
     }
 
@@ -123,7 +126,7 @@ impl Life {
         self.state = ContainerState::Running;
         self.kept.started_at_ms = Some(now_ms);
         self.kept.error = None;
-        self.kept.still = false;
+        (self.kept.still, self.kept.retrying) = (false, false);
         (self.pid, self.ready, self.restart_at) = (Some(pid), ready, None);
     }
 
@@ -131,7 +134,7 @@ impl Life {
     pub(super) fn start_failed(&mut self, error: StepError, by_itself: bool, policy: &Restart) -> Option<Duration> {
         self.state = ContainerState::Dead;
         self.kept.error = Some(error);
-        self.restart_at = None;
+        (self.restart_at, self.kept.retrying) = (None, false);
         if by_itself { self.restart_wait(policy) } else { None }
     }
 
@@ -165,6 +168,12 @@ impl Life {
 
     /// How long until it is started again by itself, if it is.
     pub(super) fn restart_wait(&mut self, policy: &Restart) -> Option<Duration> {
+        let wait = self.wait_of(policy);
+        self.kept.retrying = wait.is_some();
+        wait
+    }
+
+    fn wait_of(&mut self, policy: &Restart) -> Option<Duration> {
         let due = match policy.when {
             RestartWhen::No => false,
             RestartWhen::OnFailure => self.state == ContainerState::Dead,
@@ -176,7 +185,7 @@ impl Life {
         if policy.max > 0 && self.kept.in_row >= policy.max {
             let text =
                 format!("it was started again {} times in a row; start it yourself when it is mended", policy.max);
-            self.kept.error.get_or_insert(StepError { step: "restart".into(), errno: None, text });
+            self.kept.error.get_or_insert(StepError { step: "restart_max".into(), errno: None, text });
             return None;
         }
         let doublings = u32::try_from(self.kept.in_row).unwrap_or(u32::MAX).min(16);

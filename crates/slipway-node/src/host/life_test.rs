@@ -148,6 +148,7 @@ impl Machine {
             assert!(self.life.kept.in_row <= self.policy.max);
         }
         assert!(self.life.kept.restarts >= self.life.kept.in_row);
+        assert_eq!(self.life.kept.retrying, self.due_ms.is_some(), "what is to come outlives the service");
     }
 }
 
@@ -209,6 +210,6 @@ fn so_often_in_a_row_and_no_more() {
             life.restarting();
         }
     }
-    assert_eq!(life.kept.error.as_ref().unwrap().step, "restart");
+    assert_eq!(life.kept.error.as_ref().unwrap().step, "restart_max");
     assert_eq!(life.kept.restarts, 2);
 }

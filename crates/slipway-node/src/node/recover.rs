@@ -1,8 +1,11 @@
 //! After a start: what we wrote down and what the kernel has are brought together. Nothing that does not carry our mark is touched.
 
-use super::Node;
-use crate::kernel::{Found, Kernel};
+use super::{Node, on};
+use crate::journal::RESTARTED;
+use crate::kernel::{Found, Kernel, Make};
 use crate::object::{Claim, Phase, Proof};
+use crate::refusal::Refusal;
+use crate::secret::secrets_blanked;
 use slipway_api::node::{ObjectId, StepError};
 use std::collections::BTreeMap;
 use std::io;
@@ -79,6 +82,60 @@ impl<K: Kernel> Node<K> {
         }
         state.table.unwanted()
     }
+}
+
+impl<K: Kernel> Node<K> {
+    /// A container that was described under another kernel is a description all the same.
+    pub(crate) fn described(&self, id: ObjectId) {
+        let mut state = self.lock();
+        state.table.made(id, None);
+        state.note(id);
+    }
+
+    /// Makes again what a restart of the node took from under an object, children first.
+    ///
+    /// # Errors
+    /// What the kernel refused, or that something vanished otherwise, or that a secret would be needed, which is never kept; what was made
+    /// until then stays.
+    pub(crate) fn remake(self: &Arc<Self>, id: ObjectId) -> Result<(), Refusal> {
+        for child in self.read(|table| table.all_lost_below(id)) {
+            let make = {
+                let mut state = self.lock();
+                let Some(entry) = state.table.get(child) else { continue };
+                match &entry.phase {
+                    Phase::Lost(error) if error.step == RESTARTED => {}
+                    Phase::Lost(error) => return Err(Refusal::failed(error.clone())),
+                    _ => continue,
+                }
+                let what = entry.what.clone();
+                if secrets_blanked(&what) {
+                    let text = format!("object {child} was made with a secret, which is never kept; make it again");
+                    return Err(Refusal::failed(StepError { step: RESTARTED.into(), errno: None, text }));
+                }
+                let on = on(&state.table, child)?;
+                // Not noted: whatever a crash leaves of it is found, or still lost.
+                state.table.making(child);
+                Make { id: child, what, on }
+            };
+            if let Err(refusal) = self.object_make(make) {
+                let mut state = self.lock();
+                let error = refusal.problem.error.clone();
+                state.tell(&self.events, child, "failed", error.as_ref());
+                let mut error = error.unwrap_or_else(|| lost_again(&refusal));
+                error.text = format!("making it again after a restart of the node: {}: {}", error.step, error.text);
+                RESTARTED.clone_into(&mut error.step);
+                if state.table.get(child).is_some_and(|entry| entry.phase == Phase::Making) {
+                    state.table.lost(child, error);
+                }
+                return Err(refusal);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lost_again(refusal: &Refusal) -> StepError {
+    StepError { step: RESTARTED.into(), errno: None, text: refusal.problem.message.clone() }
 }
 
 /// What is found, with what only its making knew of it.

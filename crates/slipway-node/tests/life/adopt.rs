@@ -9,7 +9,7 @@ pub(crate) fn root_a_new_service_finds_all_as_it_was() {
     let mut lab = Lab::new();
     let runs = lab.sh("trap 'exit 0' TERM; while true; do sleep 0.02; done", json!({"name": "runs"}));
     let ends = lab.sh("sleep 0.5; exit 7", json!({}));
-    let held = lab.sh("while true; do sleep 0.02; done", json!({}));
+    let held = lab.sh("while true; do sleep 0.02; done", json!({"stop_timeout": 1}));
     lab.set(held.id, Paused).unwrap();
     let created = lab.create("/bin/true", json!({"state": "created"})).unwrap();
     let failed = lab.create("/bin/nothing", json!({})).unwrap();

@@ -44,7 +44,8 @@ pub(crate) fn config(top: &Path, boot: &str, node_config: &NodeConfig) -> HostCo
     HostConfig {
         run_dir: top.join("run"),
         state_dir: top.join("state"),
-        shim: vec![program, "shim".into()],
+        shim: vec![program.clone(), "shim".into()],
+        exec: vec![program, "exec".into()],
         export: Vec::new(),
         node: top.file_name().unwrap().to_string_lossy().trim_start_matches('.').to_owned(),
         log_max: 64 << 10,

@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod adopt;
+mod exec;
 mod lab;
+mod more;
+mod restart;
 mod states;
 
 use std::path::Path;
@@ -16,6 +19,8 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     match &args[1..] {
         [word, dir] if word == "shim" => return slipway_node::shim_run(Path::new(dir)),
+        [word] if word == "exec" => return slipway_node::exec_run(),
+        [word, top, count] if word == "service" => return more::service(Path::new(top), count.parse().unwrap()),
         _ => {}
     }
     let filters: Vec<&String> = args[1..].iter().filter(|arg| !arg.starts_with('-')).collect();
@@ -60,10 +65,30 @@ fn main() -> ExitCode {
 
 type Test = fn();
 const TESTS: &[(&str, Test)] = &[
-    ("root_a_new_service_finds_all_as_it_was", adopt::root_a_new_service_finds_all_as_it_was),
-    ("root_a_restart_of_the_node_is_told", adopt::root_a_restart_of_the_node_is_told),
     ("root_states_follow_each_other_as_the_contract_says", states::root_states_follow_each_other_as_the_contract_says),
     ("root_stopping_lasts_until_no_process_is_left", states::root_stopping_lasts_until_no_process_is_left),
     ("root_what_does_not_start_is_dead_with_its_reason", states::root_what_does_not_start_is_dead_with_its_reason),
     ("root_requests_that_do_not_fit_change_nothing", states::root_requests_that_do_not_fit_change_nothing),
+    ("root_a_new_service_finds_all_as_it_was", adopt::root_a_new_service_finds_all_as_it_was),
+    ("root_a_restart_of_the_node_is_told", adopt::root_a_restart_of_the_node_is_told),
+    ("root_a_program_runs_in_the_world_of_its_container", exec::root_a_program_runs_in_the_world_of_its_container),
+    (
+        "root_a_program_has_no_more_rights_than_its_container",
+        exec::root_a_program_has_no_more_rights_than_its_container,
+    ),
+    ("root_nothing_of_a_program_is_left", exec::root_nothing_of_a_program_is_left),
+    ("root_a_program_can_have_a_terminal", exec::root_a_program_can_have_a_terminal),
+    (
+        "root_what_fails_is_started_again_and_no_more_often_than_asked",
+        restart::root_what_fails_is_started_again_and_no_more_often_than_asked,
+    ),
+    ("root_restarts_outlive_the_service_and_the_node", restart::root_restarts_outlive_the_service_and_the_node),
+    ("root_logs_are_bounded_and_read_over_their_files", more::root_logs_are_bounded_and_read_over_their_files),
+    ("root_want_of_memory_is_told", more::root_want_of_memory_is_told),
+    ("root_one_that_is_held_does_nothing", more::root_one_that_is_held_does_nothing),
+    ("root_twenty_at_once_all_run", more::root_twenty_at_once_all_run),
+    (
+        "root_a_killed_service_loses_no_container_and_no_exit_code",
+        more::root_a_killed_service_loses_no_container_and_no_exit_code,
+    ),
 ];

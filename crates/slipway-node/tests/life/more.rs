@@ -1,0 +1,174 @@
+//! Logs, memory, many at once, and a service that is killed.
+
+use crate::lab::{LONG, Lab, config, tool};
+use serde_json::json;
+use slipway_api::node::Container;
+use slipway_api::node::ContainerState::{Dead, Exited, Paused, Running};
+use slipway_node::{Host, NodeConfig, Which};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+pub(crate) fn root_logs_are_bounded_and_read_over_their_files() {
+    let lab = Lab::new();
+    let line = "n=0; while [ $n -lt 9000 ]; do echo line $n; n=$((n+1)); done; echo end; sleep 0.3; echo after";
+    let id = lab.sh(line, json!({})).id;
+    lab.heard(id, "end");
+    let mut follow = lab.host().log(&Which::Id(id), Some(1)).unwrap();
+    let ended = lab.until_state(id, Exited);
+    let old = format!("{}.1", ended.logfile);
+    for file in [&ended.logfile, &old] {
+        assert!(std::fs::metadata(file).unwrap().len() <= 64 << 10);
+    }
+    let read = |tail| {
+        let mut reader = lab.host().log(&Which::Id(id), tail).unwrap();
+        let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+        while let Some(len @ 1..) = reader.read(&mut buffer, Duration::ZERO).unwrap() {
+            text.extend_from_slice(&buffer[..len]);
+        }
+        String::from_utf8(text).unwrap()
+    };
+    let whole = read(None);
+    assert!(whole.len() > 64 << 10 && whole.contains("line 8999\nend\n"));
+    let numbers: Vec<u32> = whole.lines().filter_map(|line| line.strip_prefix("line ")?.parse().ok()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "nothing is missing between");
+    assert_eq!(read(Some(6000)).lines().count(), 6000);
+    assert!(read(Some(1)).contains("container state: exited"), "{}", read(Some(1)));
+    // Whoever follows hears all of it, and its end.
+    let (mut text, mut buffer) = (String::new(), [0; 4096]);
+    while !text.contains("container state: exited") {
+        let len = follow.read(&mut buffer, LONG).unwrap().unwrap();
+        text.push_str(&String::from_utf8_lossy(&buffer[..len]));
+    }
+    assert!(text.starts_with("end\n") && text.contains("\nafter\n"), "{text}");
+    lab.delete(id, false).unwrap();
+    while let Some(len) = follow.read(&mut buffer, LONG).unwrap() {
+        assert!(len > 0, "it ends with the container");
+    }
+    drop(follow);
+    assert_eq!(lab.host().log(&Which::Id(id), None).unwrap_err().status, 404);
+    lab.census();
+}
+
+pub(crate) fn root_want_of_memory_is_told() {
+    let lab = Lab::new();
+    let more = json!({"resources": {"memory": 33_554_432}});
+    let id = lab.create("/bin/dd if=/dev/zero of=/dev/null bs=100M count=1", more).unwrap().id;
+    let ended = lab.until_state(id, Dead).exit.unwrap();
+    assert_eq!((ended.oom, ended.signal), (true, Some(9)));
+    assert_eq!(lab.told(id)[2..], ["container.oom", "container.dead"]);
+    assert_eq!(lab.host().counts().ooms, 1);
+    lab.census();
+}
+
+pub(crate) fn root_one_that_is_held_does_nothing() {
+    let lab = Lab::new();
+    let id = lab.sh("while true; do echo tick; sleep 0.02; done", json!({"stop_timeout": 1})).id;
+    lab.heard(id, "tick");
+    lab.set(id, Paused).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let before = lab.log(id).len();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(lab.log(id).len(), before);
+    lab.set(id, Running).unwrap();
+    let begun = Instant::now();
+    while lab.log(id).len() == before {
+        assert!(begun.elapsed() < LONG);
+    }
+    lab.set(id, Paused).unwrap();
+    assert_eq!(lab.delete(id, false).unwrap_err().status, 409);
+    lab.delete(id, true).unwrap();
+    lab.census();
+}
+
+pub(crate) fn root_twenty_at_once_all_run() {
+    let lab = Lab::new();
+    let made: Vec<Container> = std::thread::scope(|scope| {
+        let one = |n: u32| {
+            let lab = &lab;
+            scope.spawn(move || lab.sh("echo up; exec sleep 1000", json!({"name": format!("n{n}"), "stop_timeout": 0})))
+        };
+        let all: Vec<_> = (0..20).map(one).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert!(made.iter().all(|container| container.state == Running), "{made:?}");
+    assert_eq!((lab.host().containers().len(), lab.host().mounts().len(), lab.host().attaches().len()), (20, 40, 20));
+    // Many requests for one: one at a time, and one name only once.
+    let id = made[0].id;
+    std::thread::scope(|scope| {
+        for n in 0..24 {
+            let lab = &lab;
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    let _ = lab.set(id, if n % 3 == 0 { Exited } else { Running });
+                }
+            });
+            scope.spawn(move || assert_eq!(lab.create("/bin/true", json!({"name": "n1"})).unwrap_err().status, 409));
+        }
+    });
+    let inits = crate::lab::processes().iter().filter(|(_, words)| words.trim() == "sleep 1000").count();
+    let running = lab.host().containers().iter().filter(|container| container.pid.is_some()).count();
+    assert!(inits <= 20 && running >= 19, "{inits} {running}");
+    std::thread::scope(|scope| {
+        for container in lab.host().containers() {
+            let lab = &lab;
+            scope.spawn(move || lab.delete(container.id, true).unwrap());
+        }
+    });
+    lab.census();
+}
+
+/// What is killed: a service with so many containers, of which every second one ends soon, with its number as its code.
+pub(crate) fn service(top: &Path, count: u32) -> ExitCode {
+    let host = Host::open(config(top, "one", &NodeConfig::default())).unwrap();
+    let root = json!({"kind": "bind", "bind": {"path": top.join("root"), "base": "root"}});
+    for n in 0..count {
+        let line = if n % 2 == 0 { format!("sleep 0.5; exit {n}") } else { "exec sleep 1000".to_owned() };
+        let command = format!("/bin/sh -c \"{line}\"");
+        let json =
+            json!({"command": command, "mount": root, "state": "running", "name": format!("n{n}"), "stop_timeout": 0});
+        let made = host.container_create(serde_json::from_value(json).unwrap(), true).unwrap();
+        assert_eq!(made.state, Running);
+    }
+    println!("ready");
+    std::thread::sleep(LONG * 10);
+    ExitCode::FAILURE
+}
+
+pub(crate) fn root_a_killed_service_loses_no_container_and_no_exit_code() {
+    let mut lab = Lab::new();
+    lab.close();
+    let program = std::env::current_exe().unwrap();
+    let mut service =
+        Command::new(program).arg("service").arg(lab.top.path()).arg("20").stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    tool("kill", &["-9", &service.id().to_string()]);
+    service.wait().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    let begun = Instant::now();
+    lab.open();
+    println!("    open with 20 containers: {:?}", begun.elapsed());
+    let all = lab.host().containers();
+    assert_eq!(all.len(), 20);
+    for (n, container) in all.iter().enumerate() {
+        match n % 2 {
+            0 => {
+                let state = if n == 0 { Exited } else { Dead };
+                let code = container.exit.as_ref().unwrap().code;
+                assert_eq!((container.state, code), (state, Some(n as i32)), "{container:?}");
+            }
+            _ => {
+                assert_eq!(container.state, Running);
+                assert!(Path::new(&format!("/proc/{}", container.pid.unwrap())).exists());
+            }
+        }
+    }
+    // Their ends are heard of, though their shims are nobody's children here.
+    let id = all[1].id;
+    tool("kill", &["-9", &all[1].pid.unwrap().to_string()]);
+    assert_eq!(lab.until_state(id, Dead).exit.unwrap().signal, Some(9));
+    lab.census();
+}
