@@ -90,6 +90,7 @@ fn site_open(settings: &Settings) -> Result<Arc<Site>, Failure> {
         run_dir: settings.run_dir.clone(),
         state_dir: settings.state_dir.clone(),
         shim: vec![SELF.to_owned(), crate::hidden::SHIM.to_owned()],
+        exec: vec![SELF.to_owned(), crate::hidden::EXEC.to_owned()],
         export: export_program(settings),
         node: node_mark(&settings.run_dir),
         log_max: settings.log_max_bytes,

@@ -16,6 +16,7 @@ pub(crate) fn config(top: &Path) -> HostConfig {
         run_dir: top.join("run"),
         state_dir: top.join("state"),
         shim: vec![std::env::current_exe().unwrap().display().to_string(), "shim".into()],
+        exec: Vec::new(),
         export: Vec::new(),
         node: groups(top),
         log_max: 64 << 10,
