@@ -44,7 +44,7 @@ pub(crate) async fn request_answer(site: Arc<Site>, peer: Arc<Peer>, request: Re
 async fn route_run(
     site: Arc<Site>,
     peer: &Peer,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     route: Option<&'static Route>,
 ) -> Answered {
     let path = request.uri().path();
@@ -74,12 +74,13 @@ async fn route_run(
             Some(caller)
         }
     };
+    let upgrade = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
     let (parts, body) = request.into_parts();
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     match (&route.handle, caller) {
         (super::routes::Handle::Open(handle), _) => handle(site).await,
         (super::routes::Handle::Known(handle), Some(caller)) => {
-            handle(Ask { site, caller, query, headers: parts.headers, body }).await
+            handle(Ask { site, caller, query, headers: parts.headers, body, upgrade }).await
         }
         // Deny by default, whatever the table says.
         (super::routes::Handle::Known(_), None) => Err(Refusal::new(403, "nobody may do this")),

@@ -6,6 +6,7 @@ use axum::http::header::{CONTENT_TYPE, EXPECT};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use hyper::upgrade::OnUpgrade;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use slipway_node::access::{Act, Caller, allowed};
@@ -25,6 +26,8 @@ pub(crate) struct Ask {
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Incoming,
+    /// The connection, for a handler that takes it over.
+    pub(crate) upgrade: Option<OnUpgrade>,
 }
 
 impl Ask {

@@ -6,6 +6,7 @@ mod ask;
 mod containers;
 mod docs;
 mod events;
+mod exec;
 mod health;
 mod keys;
 mod listen;
@@ -35,7 +36,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// This very program, even if another has taken its name since.
 const SELF: &str = "/proc/self/exe";
@@ -140,7 +140,7 @@ async fn serve(settings: &Settings, site: Arc<Site>) -> Result<(), Failure> {
         places.push(format!("{}://{bound}", if tls.is_some() { "https" } else { "http" }));
         listeners.push(Listener::Tcp(listener, tls.clone()));
     }
-    let (kill, tracker) = (CancellationToken::new(), TaskTracker::new());
+    let (kill, tracker) = (CancellationToken::new(), site.works.clone());
     let door = Door {
         site: site.clone(),
         stop: site.stop.clone(),

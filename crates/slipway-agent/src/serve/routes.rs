@@ -3,7 +3,7 @@
 use super::answer::Answered;
 use super::ask::Ask;
 use super::site::Site;
-use super::{containers, docs, events, health, logs, metrics, objects};
+use super::{containers, docs, events, exec, health, logs, metrics, objects};
 use axum::http::Method;
 use slipway_api::node::{Attach, Container, Mount};
 use std::future::Future;
@@ -75,6 +75,7 @@ pub(crate) static ROUTES: &[Route] = &[
     known!(PATCH, "/imageapi/v1/container", "container_set", containers::set),
     known!(DELETE, "/imageapi/v1/container", "container_delete", containers::delete),
     known!(GET, "/imageapi/v1/container/logs", "container_logs", logs::read),
+    known!(POST, "/imageapi/v1/container/exec", "container_exec", exec::run),
     known!(GET, "/imageapi/v1/events", "events", events::follow),
     known!(GET, "/metrics", "metrics", metrics::show),
     open!(GET, "/imageapi/v1/docs", "docs", docs::page),

@@ -11,9 +11,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Streams of events at one time; each keeps a thread.
 const FOLLOWERS_MAX: usize = 64;
+
+/// Commands in containers at one time; each keeps a thread or two.
+const EXECS_MAX: usize = 64;
 
 /// The service.
 pub(crate) struct Site {
@@ -21,12 +25,15 @@ pub(crate) struct Site {
     pub(crate) keys: KeysBusy,
     pub(crate) metrics: Metrics,
     pub(crate) stop: CancellationToken,
+    /// What goes on after its request was answered, and ends with the stop.
+    pub(crate) works: TaskTracker,
     /// How long a body may take to come.
     pub(crate) patience: Duration,
     tokens: TokenFile,
     policy: RwLock<Arc<Policy>>,
     policy_file: Option<PathBuf>,
     followers: Arc<Semaphore>,
+    execs: Arc<Semaphore>,
 }
 
 impl Site {
@@ -38,6 +45,8 @@ impl Site {
             keys,
             metrics: Metrics::default(),
             stop: CancellationToken::new(),
+            works: TaskTracker::new(),
+            execs: Arc::new(Semaphore::new(EXECS_MAX)),
             patience: settings.patience,
             tokens: TokenFile::new(&settings.state_dir),
             policy,
@@ -54,6 +63,14 @@ impl Site {
     pub(crate) fn follower_seat(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         self.followers.clone().try_acquire_owned().map_err(|_| {
             Refusal::new(503, format!("{FOLLOWERS_MAX} clients follow the events already"))
+                .hint("end one of them, or ask again later")
+        })
+    }
+
+    /// A place among the commands that run in containers.
+    pub(crate) fn exec_seat(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        self.execs.clone().try_acquire_owned().map_err(|_| {
+            Refusal::new(503, format!("{EXECS_MAX} commands run in containers already"))
                 .hint("end one of them, or ask again later")
         })
     }

@@ -145,7 +145,7 @@ impl Lab {
         }
         if !root.join("bin/busybox").exists() {
             fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-            for name in ["sh", "sleep", "cat", "ls", "id", "true", "false", "echo", "trap", "stty"] {
+            for name in ["sh", "sleep", "cat", "ls", "id", "true", "false", "echo", "stty", "head", "tr"] {
                 symlink("busybox", root.join("bin").join(name)).unwrap();
             }
             fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\njan:x:1234:4321::/:/bin/sh\n").unwrap();
