@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Streams of events at one time; each keeps a thread.
+/// Those who follow events or logs at one time; each keeps a thread.
 const FOLLOWERS_MAX: usize = 64;
 
 /// Commands in containers at one time; each keeps a thread or two.
@@ -59,10 +59,10 @@ impl Site {
         self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A place among those who follow events.
+    /// A place among those who follow events or logs.
     pub(crate) fn follower_seat(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         self.followers.clone().try_acquire_owned().map_err(|_| {
-            Refusal::new(503, format!("{FOLLOWERS_MAX} clients follow the events already"))
+            Refusal::new(503, format!("{FOLLOWERS_MAX} clients follow events or logs already"))
                 .hint("end one of them, or ask again later")
         })
     }
