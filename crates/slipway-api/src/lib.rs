@@ -7,6 +7,7 @@ mod care;
 mod client;
 mod code;
 mod events;
+mod fetch;
 mod hint;
 mod image;
 mod name;
@@ -28,6 +29,7 @@ pub use care::{
 };
 pub use client::{ApiError, BlobRange, Client, ClientConfig, CommitAnswer, ContentPut, ContentStream, ServerSeen};
 pub use code::Code;
+pub use fetch::{Fetch, FetchError, fetch_address};
 pub use image::{
     Channel, ChannelSet, FileSystem, FileType, Image, ImageChange, ImageNew, ImageType, Rollback, Sharing,
     SharingChange, Transfer, Version, VersionChange,

@@ -2,7 +2,7 @@
 //! and nothing is unpacked to disk here.
 
 mod ovf;
-mod tar;
+pub(crate) mod tar;
 mod zip;
 
 use crate::container::Container;

@@ -4,6 +4,7 @@ use crate::object::{Driver, Proof, What};
 use crate::refusal::DriverError;
 use slipway_api::node::{ObjectId, StepError};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// A device or mount to be made.
 #[derive(Clone, Debug)]
@@ -34,6 +35,12 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// What the system, or the request, did not allow.
     fn make(&self, make: &Make) -> Result<Proof, DriverError>;
+
+    /// How much longer than other calls making this may take, because it moves much and its request says how long that may be.
+    fn time_more(&self, what: &What) -> Duration {
+        let _ = what;
+        Duration::ZERO
+    }
 
     /// Removes one object, of which perhaps only a part was made. That it is not there is success; what is no longer ours is not touched.
     ///

@@ -202,6 +202,7 @@ impl<K: Kernel> Node<K> {
             return Ok(());
         }
         let (node, late) = (self.clone(), self.clone());
+        let deadline = self.config.deadline + self.kernel.time_more(&make.what);
         let work = move || node.kernel.make(&make);
         // When the call comes back after all, nobody waits for what it made.
         let after = move |made: Result<Proof, DriverError>| match made {
@@ -212,7 +213,7 @@ impl<K: Kernel> Node<K> {
             }
             Err(_) => late.never_made(id),
         };
-        match self.call(id, work, after) {
+        match self.call(id, deadline, work, after) {
             Some(Ok(proof)) => {
                 self.settle(id, Some(proof));
                 Ok(())
@@ -222,18 +223,13 @@ impl<K: Kernel> Node<K> {
                 Err(error.into())
             }
             None => {
-                let error = self.overdue("make");
+                let error = overdue("make", deadline);
                 let mut state = self.lock();
                 state.table.stuck(id, error.clone());
                 state.note(id);
                 Err(Refusal::failed(error))
             }
         }
-    }
-
-    fn overdue(&self, step: &str) -> StepError {
-        let text = format!("the kernel did not answer within {:?}; it is undone when it does", self.config.deadline);
-        StepError { step: step.into(), errno: Some("ETIMEDOUT".into()), text }
     }
 
     fn settle(&self, id: ObjectId, proof: Option<Proof>) {
@@ -258,6 +254,7 @@ impl<K: Kernel> Node<K> {
     fn call<T: Send + 'static>(
         &self,
         id: ObjectId,
+        deadline: Duration,
         work: impl FnOnce() -> T + Send + 'static,
         after: impl FnOnce(T) + Send + 'static,
     ) -> Option<T> {
@@ -269,7 +266,7 @@ impl<K: Kernel> Node<K> {
                 after(unheard.0);
             }
         });
-        match receive.recv_timeout(self.config.deadline) {
+        match receive.recv_timeout(deadline) {
             Ok(done) => Some(done),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 // It may have come in this very moment.
@@ -319,18 +316,24 @@ impl<K: Kernel> Node<K> {
                 state.note(id);
             }
         };
-        match self.call(id, work, after) {
+        let deadline = self.config.deadline;
+        match self.call(id, deadline, work, after) {
             Some(undone) => {
                 let mut state = self.lock();
                 state.calls.remove(&id);
                 undone.map(|()| state.gone(&self.events, id))
             }
             None => {
-                let error = self.overdue("undo");
+                let error = overdue("undo", deadline);
                 Err(DriverError { status: 500, error, holders: Vec::new() })
             }
         }
     }
+}
+
+fn overdue(step: &str, deadline: Duration) -> StepError {
+    let text = format!("the kernel did not answer within {deadline:?}; it is undone when it does");
+    StepError { step: step.into(), errno: Some("ETIMEDOUT".into()), text }
 }
 
 /// What the children of an object are in the kernel.

@@ -195,9 +195,11 @@ const MOUNT_FIELDS: &[Field] = &[
         "uri",
         Shape::Object(&[
             must("uri", Shape::Text),
-            field("format", Shape::OneOf(&["auto", "tar", "squashfs", "erofs", "cpio"])),
+            field("format", Shape::OneOf(&["auto", "tar", "squashfs", "erofs", "cpio", "ext4"])),
             field("checksum", Shape::Text),
             field("size_limit", Shape::Whole),
+            field("entries_limit", Shape::Whole),
+            field("timeout", Shape::Whole),
             field("ro", Shape::Flag),
         ]),
     ),

@@ -161,13 +161,14 @@ pub enum UriFormat {
     Squashfs,
     Erofs,
     Cpio,
+    Ext4,
 }
 
 /// A download, in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MountUri {
-    /// `http` or `https`.
+    /// `http` or `https`, without user and password. Archives and images may be compressed with gzip, xz or zstd.
     pub uri: String,
     /// What it is.
     pub format: UriFormat,
@@ -177,6 +178,12 @@ pub struct MountUri {
     /// Bytes that the unpacked tree, or the image, may take: 1 GiB if absent.
     #[serde(skip_serializing_if = "is_zero")]
     pub size_limit: u64,
+    /// Files, folders and links that an archive may have: 262144 if absent, at most 4 million.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub entries_limit: u64,
+    /// Seconds that the download may take: 300 if absent, at most 3600.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub timeout: u64,
     /// No writes; images always are.
     #[serde(skip_serializing_if = "is_false")]
     pub ro: bool,

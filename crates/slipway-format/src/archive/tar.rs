@@ -173,7 +173,7 @@ fn checksum_check(container: &Container, header: &[u8], at: u64) -> Result<(), D
 }
 
 /// An octal number, or GNU's base 256; at most 2⁶³ − 1.
-fn number(field: &[u8]) -> Option<u64> {
+pub(crate) fn number(field: &[u8]) -> Option<u64> {
     if field[0] == 0x80 {
         let large = field[1..]
             .iter()
@@ -184,12 +184,12 @@ fn number(field: &[u8]) -> Option<u64> {
     if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
 }
 
-fn until_nul(field: &[u8]) -> &[u8] {
+pub(crate) fn until_nul(field: &[u8]) -> &[u8] {
     &field[..field.iter().position(|byte| *byte == 0).unwrap_or(field.len())]
 }
 
 /// The name in a header; ustar's prefix before it. GNU uses that field otherwise.
-fn header_name(header: &[u8]) -> Vec<u8> {
+pub(crate) fn header_name(header: &[u8]) -> Vec<u8> {
     let (name, prefix) = (until_nul(&header[..100]), until_nul(&header[345..500]));
     if prefix.is_empty() || header[257..263] != *b"ustar\0" { name.to_vec() } else { [prefix, b"/", name].concat() }
 }

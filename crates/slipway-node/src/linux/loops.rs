@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use slipway_api::node::{AttachKind, AttachLoopback, Base};
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use syscall::LoopInfo;
@@ -32,15 +32,50 @@ pub(super) fn make(mark: &str, block: &AttachLoopback, on: Option<&Proof>) -> Re
         }
     };
     let mut info = LoopInfo::new();
-    info.file_name[..mark.len().min(63)].copy_from_slice(&mark.as_bytes()[..mark.len().min(63)]);
     (info.offset, info.sizelimit) = (block.offset, block.size_limit);
     info.flags = if read_only { syscall::LO_FLAGS_READ_ONLY } else { 0 }
         | if block.read_partitions { syscall::LO_FLAGS_PARTSCAN } else { 0 }
         | if block.direct_io { syscall::LO_FLAGS_DIRECT_IO } else { 0 };
-    let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control");
-    let control = control.map_err(|error| io_error("loop_get_free", Path::new("/dev/loop-control"), &error))?;
+    configure(mark, file.as_fd(), block_size, info).map(|device| proof(&device.path))
+}
+
+/// A device that is open here.
+pub(super) struct Device {
+    pub(super) path: PathBuf,
+    /// Keeps a device that goes with its last user.
+    _open: File,
+}
+
+/// A read-only device of a file that has no name, which goes with its last user: the descriptor here, and later a mount of it.
+pub(super) fn of_memory(mark: &str, file: BorrowedFd<'_>) -> Result<Device, DriverError> {
+    let mut info = LoopInfo::new();
+    info.flags = syscall::LO_FLAGS_READ_ONLY | syscall::LO_FLAGS_AUTOCLEAR;
+    configure(mark, file, 0, info)
+}
+
+/// Waits until a device that goes with its last user has gone.
+pub(super) fn gone_wait(mark: &str) -> Result<(), DriverError> {
+    for _ in 0..LOOKS {
+        if marked(mark)?.is_none() {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK);
+    }
+    match marked(mark)? {
+        Some(path) => Err(system("loop_clear", &path, Errno::BUSY).held_by(device_holders(&path))),
+        None => Ok(()),
+    }
+}
+
+/// Makes a free device one of the file, with the mark as its name.
+fn configure(mark: &str, file: BorrowedFd<'_>, block_size: u32, mut info: LoopInfo) -> Result<Device, DriverError> {
+    info.file_name[..mark.len().min(63)].copy_from_slice(&mark.as_bytes()[..mark.len().min(63)]);
+    let read_only = info.flags & syscall::LO_FLAGS_READ_ONLY != 0;
+    let control = Path::new("/dev/loop-control");
+    let opened = OpenOptions::new().read(true).write(true).open(control);
+    let opened = opened.map_err(|error| io_error("loop_get_free", control, &error))?;
     for _ in 0..RACES {
-        let number = syscall::loop_free(&control).map_err(|errno| system("loop_get_free", root, errno))?;
+        let number = syscall::loop_free(&opened).map_err(|errno| system("loop_get_free", control, errno))?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let device = match device_open(&path, read_only) {
             Ok(device) => device,
@@ -49,10 +84,10 @@ pub(super) fn make(mark: &str, block: &AttachLoopback, on: Option<&Proof>) -> Re
             Err(errno) => return Err(system("open", &path, errno)),
         };
         crash_point("loops.configure.before");
-        match syscall::loop_configure(&device, file.as_fd(), block_size, &info) {
+        match syscall::loop_configure(&device, file, block_size, &info) {
             Ok(()) => {
                 crash_point("loops.configure.after");
-                return Ok(proof(&path));
+                return Ok(Device { path, _open: device });
             }
             Err(Errno::BUSY) => {}
             // The file system below cannot do direct transfers: the device is the same without them.

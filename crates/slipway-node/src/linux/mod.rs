@@ -20,6 +20,7 @@ mod program;
 mod rbd;
 mod rpc;
 mod syscall;
+mod uri;
 
 pub(crate) use beneath::open as beneath_open;
 pub(crate) use syscall::{device_program_attach, device_program_load, mount_no_devices, mount_read_only};
@@ -121,6 +122,11 @@ impl Linux {
         format!("{}{id}", self.mark)
     }
 
+    /// Of a device that belongs to a mount, so that it is not taken for an attachment.
+    fn mark_of_image(&self, id: ObjectId) -> String {
+        format!("{}image{id}", self.mark)
+    }
+
     fn mountpoint(&self, id: ObjectId, kind: MountKind) -> Mountpoint {
         Mountpoint::new(&self.run_dir.join("mounts"), id, kind)
     }
@@ -140,7 +146,12 @@ impl Kernel for Linux {
                         overlay::make(&at, &self.overlay_dirs(make.id, &block.persist), block, &make.on)
                     }
                     (MountKind::Nfs, ..) => {
-                        mount.nfs.as_ref().ok_or_else(no_driver).and_then(|block| nfs::make(&at, block))
+                        let block = mount.nfs.as_ref().ok_or_else(no_driver);
+                        block.and_then(|block| nfs::make(&at, block))
+                    }
+                    (MountKind::Uri, ..) => {
+                        let block = mount.uri.as_ref().ok_or_else(no_driver);
+                        block.and_then(|block| uri::make(&at, &self.mark_of_image(make.id), block))
                     }
                     _ => Err(no_driver()),
                 };
@@ -166,7 +177,9 @@ impl Kernel for Linux {
             Driver::Attach(kind @ AttachKind::Slipway) => {
                 catalogue::undo(&self.watch, id, &nbd::mark(&self.mark, kind, id))
             }
-            Driver::Mount(MountKind::Uri) => Err(no_driver()),
+            Driver::Mount(MountKind::Uri) => {
+                uri::undo(&self.mountpoint(id, MountKind::Uri), &self.mark_of_image(id))
+            }
         }
     }
 
@@ -177,6 +190,13 @@ impl Kernel for Linux {
         found.extend(rbd::found(&self.rbd_tag())?);
         found.extend(mountpoint::found(&self.run_dir.join("mounts"))?);
         Ok(found)
+    }
+
+    fn time_more(&self, what: &What) -> Duration {
+        match what {
+            What::Mount(mount) => mount.uri.as_ref().map(uri::time_more).unwrap_or_default(),
+            What::Attach(_) | What::Container(_) => Duration::ZERO,
+        }
     }
 
     fn is_there(&self, driver: Driver, proof: &Proof) -> bool {
