@@ -45,21 +45,24 @@ pub(super) fn root_enter(spec: &Spec, files: &ContainerFiles, console: &OwnedFd)
     let notify = spec.systemd.then(|| host_dir(files)).transpose()?;
     rustix::process::chdir(&spec.root).map_err(|errno| failed("chdir", &name, errno))?;
     furnish(spec, console, notify)?;
-    pivot(&spec.root)
+    pivot()
 }
 
 /// The new root takes the place of the old one, which is then nowhere. The initramfs cannot be moved away: there every other mount goes first.
-fn pivot(root: &Path) -> Result<(), DriverError> {
+fn pivot() -> Result<(), DriverError> {
     match rustix::process::pivot_root(".", ".") {
         Ok(()) => unmount(".", UnmountFlags::DETACH).map_err(|errno| failed("umount", "the old root", errno))?,
         Err(Errno::INVAL) => {
-            for path in mounted_below(Path::new("/"))?.into_iter().rev() {
-                if path != Path::new("/") && !path.starts_with(root) {
-                    // What covers it is gone already, or it was covered: both are as good.
-                    let _ = unmount(&path, UnmountFlags::DETACH);
-                }
+            // A copy that is nowhere, since what the image is mounted in goes too, and would take it along.
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+            let tree = open_tree(CWD, ".", flags).map_err(|errno| failed("open_tree", "the image", errno))?;
+            for path in mounted_below(Path::new("/"))?.into_iter().rev().filter(|path| path != Path::new("/")) {
+                // What covers it is gone already, or it was covered: both are as good.
+                let _ = unmount(&path, UnmountFlags::DETACH);
             }
-            rustix::mount::mount_move(".", "/").map_err(|errno| failed("move_mount", "/", errno))?;
+            move_mount(&tree, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+                .map_err(|errno| failed("move_mount", "/", errno))?;
+            rustix::process::fchdir(&tree).map_err(|errno| failed("chdir", "the image", errno))?;
             rustix::process::chroot(".").map_err(|errno| failed("chroot", ".", errno))?;
         }
         Err(errno) => return Err(failed("pivot_root", "the image", errno)),
@@ -172,7 +175,9 @@ fn cover(at: &str, tree: &OwnedFd) -> Result<(), DriverError> {
 fn cgroups(spec: &Spec) -> Result<(), DriverError> {
     let attr = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let v2 = || Fresh { kind: "cgroup2", options: &[], attr }.make();
-    if spec.cgroup.v1.is_empty() {
+    // systemd needs version 2 alone, and no controller in it; beside version 1 it would want a hierarchy of that version for itself. The limits
+    // of version 1 hold all the same, from outside.
+    if spec.cgroup.v1.is_empty() || (spec.systemd && spec.cgroup.v2.is_some()) {
         return put("/sys/fs/cgroup", v2()?);
     }
     put("/sys/fs/cgroup", Fresh { kind: "tmpfs", options: &[("mode", "0755"), ("size", "64k")], attr }.make()?)?;

@@ -328,8 +328,12 @@ impl Shim {
     fn exit_get(&self) -> Exit {
         let mut exit = Exit { at_ms: now_ms(), ..Exit::default() };
         if let Ok(Some(status)) = waitid(WaitId::Pid(self.init), WaitIdOptions::EXITED) {
-            exit.code = status.exit_status();
-            exit.signal = status.terminating_signal();
+            (exit.code, exit.signal) = match status.terminating_signal() {
+                // The kernel's word for reboot(2) in a pid namespace: halted, or to be begun again. No other hand can end a first process by
+                // these, so its system was shut down in order.
+                Some(libc::SIGINT | libc::SIGHUP) => (Some(0), None),
+                signal => (status.exit_status(), signal),
+            };
         }
         exit.oom = self.spec.cgroup.oom_kills() > self.oom_before;
         exit

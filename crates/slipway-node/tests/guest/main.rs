@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod call;
+mod containers;
 mod driver;
 mod iscsi;
 mod nfs;
@@ -14,7 +15,7 @@ type Test = fn();
 
 /// All tests, each needing root.
 fn tests() -> Vec<(&'static str, Test)> {
-    [nfs::TESTS, iscsi::TESTS, rbd::TESTS].concat()
+    [nfs::TESTS, iscsi::TESTS, rbd::TESTS, containers::TESTS].concat()
 }
 
 /// `cargo test` runs this instead of a harness: with a role it is a program in the guest, else the tests.
@@ -27,6 +28,8 @@ fn main() -> ExitCode {
         ["call"] => return call::run(),
         ["mute", port] => return nfs::mute_server(port.parse().unwrap(), true),
         ["silent", port] => return nfs::mute_server(port.parse().unwrap(), false),
+        ["containers"] => return containers::run(),
+        ["shim", dir] => return slipway_node::shim_run(dir.as_ref()),
         _ => {}
     }
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();

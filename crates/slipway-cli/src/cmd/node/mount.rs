@@ -185,6 +185,7 @@ pub(crate) async fn run(command: Command, cx: &Context, client: &NodeClient) -> 
                 checksum: args.checksum.unwrap_or_default(),
                 size_limit: args.size_limit.unwrap_or(0),
                 ro: args.ro,
+                ..MountUri::default()
             };
             (Mount { kind: Some(MountKind::Uri), uri: Some(block), ..Mount::default() }, args.common)
         }
