@@ -219,10 +219,13 @@ impl<R: Read> TreeReader<R> {
             Layout::Cpio(cpio) => cpio.entry_next(&mut self.source)?,
         };
         if let Some(entry) = &entry {
-            let texts = [Some(&entry.path), match &entry.what {
-                TreeWhat::Symlink(to) | TreeWhat::Link(to) => Some(to),
-                TreeWhat::File | TreeWhat::Folder | TreeWhat::Pipe | TreeWhat::Device | TreeWhat::Socket => None,
-            }];
+            let texts = [
+                Some(&entry.path),
+                match &entry.what {
+                    TreeWhat::Symlink(to) | TreeWhat::Link(to) => Some(to),
+                    TreeWhat::File | TreeWhat::Folder | TreeWhat::Pipe | TreeWhat::Device | TreeWhat::Socket => None,
+                },
+            ];
             for text in texts.into_iter().flatten() {
                 if text.is_empty() || text.len() as u64 > PATH_MAX || text.contains(&0) {
                     let shown = text[..text.len().min(80)].escape_ascii();

@@ -70,8 +70,12 @@ fn answer(mut stream: TcpStream, answers: &BTreeMap<String, Answer>) -> std::io:
             stream.write_all(&bytes[..bytes.len() / 2])
         }
         // Closed after each answer, and said so: a client that would go on would meet a connection that is reset.
-        Some(Answer::Status(status)) => write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
-        Some(Answer::To(to)) => write!(stream, "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+        Some(Answer::Status(status)) => {
+            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        }
+        Some(Answer::To(to)) => {
+            write!(stream, "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        }
         Some(Answer::Drip) => {
             stream.write_all(head(1000).as_bytes())?;
             loop {
@@ -136,7 +140,8 @@ impl Lab {
         if self.has_images {
             assert_eq!(images(), 0);
         }
-        let open = fs::read_dir("/proc/self/fd").unwrap().flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        let open =
+            fs::read_dir("/proc/self/fd").unwrap().flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
         assert!(!open.into_iter().any(|path| path.to_string_lossy().contains("slipway-image")));
         assert_eq!(self.node.read(|table| table.iter().count()), 0);
     }
@@ -173,7 +178,10 @@ fn root_archives_become_trees_in_memory() {
         ("/a.cpio", "find . | cpio -oH newc --quiet"),
         ("/a.cpio.gz", "find . | cpio -oH newc --quiet | gzip"),
         // Through a link of the tree, as on systems with merged directories.
-        ("/merged.tar", "tar -c . > ../m.tar; mkdir -p ../u/bin; cp usr/bin/su ../u/bin/ls; tar -rf ../m.tar -C ../u --owner=0 --mode=4755 bin/ls; cat ../m.tar"),
+        (
+            "/merged.tar",
+            "tar -c . > ../m.tar; mkdir -p ../u/bin; cp usr/bin/su ../u/bin/ls; tar -rf ../m.tar -C ../u --owner=0 --mode=4755 bin/ls; cat ../m.tar",
+        ),
     ];
     for (path, line) in lines {
         answers.insert(path.to_owned(), Answer::Bytes(lab.sh(&format!("{TREE} {line}"))));
@@ -199,7 +207,8 @@ fn root_archives_become_trees_in_memory() {
         fs::write(place.join("more"), "more").unwrap();
         lab.delete(id);
     }
-    let id = lab.mount(&format!("{at}/a.tar"), &format!(r#","checksum":"sha256:{sum}","ro":true,"format":"tar""#)).unwrap();
+    let id =
+        lab.mount(&format!("{at}/a.tar"), &format!(r#","checksum":"sha256:{sum}","ro":true,"format":"tar""#)).unwrap();
     assert!(fs::write(lab.place(id).join("more"), "more").is_err());
     // The service dies: what is mounted stays, and the next one knows it.
     (lab.node, lab.linux) = Lab::open(lab.top.path());
@@ -248,12 +257,19 @@ fn refused(lab: &Lab) {
     let evil = "import io,sys,tarfile; t=tarfile.open(fileobj=sys.stdout.buffer,mode='w|')\ndef add(name,kind=tarfile.REGTYPE,link='',data=b'x'):\n i=tarfile.TarInfo(name); i.type=kind; i.linkname=link; i.size=len(data) if kind==tarfile.REGTYPE else 0; t.addfile(i,io.BytesIO(data))\n";
     let python = |body: &str| lab.sh(&format!("python3 -c \"$(cat <<'END'\n{evil}{body}\nt.close()\nEND\n)\""));
     let plain = lab.sh(&format!("{TREE} tar -c ."));
-    let squashfs = lab.sh(&format!("{TREE} head -c 3000000 /dev/urandom > noise; mksquashfs . ../i -quiet -noappend >/dev/null; cat ../i"));
+    let squashfs = lab.sh(&format!(
+        "{TREE} head -c 3000000 /dev/urandom > noise; mksquashfs . ../i -quiet -noappend >/dev/null; cat ../i"
+    ));
     for (path, bytes) in [
         ("/up", python("add('../../../../../../../tmp/slipway-escaped')")),
         ("/absolute", python("add('/tmp/slipway-escaped')")),
         ("/link", python("add('out',tarfile.SYMTYPE,'/tmp'); add('out/slipway-escaped')")),
-        ("/link-up", python("add('d',tarfile.DIRTYPE); add('d/out',tarfile.SYMTYPE,'../../../../../tmp'); add('d/out/slipway-escaped')")),
+        (
+            "/link-up",
+            python(
+                "add('d',tarfile.DIRTYPE); add('d/out',tarfile.SYMTYPE,'../../../../../tmp'); add('d/out/slipway-escaped')",
+            ),
+        ),
         ("/hard", python("add('x',tarfile.LNKTYPE,'../../../../../../etc/passwd')")),
         ("/hard-link", python("add('e',tarfile.SYMTYPE,'/etc'); add('x',tarfile.LNKTYPE,'e/passwd')")),
         ("/over", python("add('d/x'); add('d')")),

@@ -153,7 +153,9 @@ fn header_read<R: Read>(source: &mut Source<R>, first: bool) -> Result<Option<[u
     }
     if !first && &begin != b"0707" {
         let at = source.at - 4;
-        return Err(source.unfit(format!("at byte {at}, behind its end mark, is something else; unpack and pack it as one archive")));
+        return Err(source.unfit(format!(
+            "at byte {at}, behind its end mark, is something else; unpack and pack it as one archive"
+        )));
     }
     bytes[..4].copy_from_slice(&begin);
     match source.fill(&mut bytes[4..])? {

@@ -177,9 +177,7 @@ impl Kernel for Linux {
             Driver::Attach(kind @ AttachKind::Slipway) => {
                 catalogue::undo(&self.watch, id, &nbd::mark(&self.mark, kind, id))
             }
-            Driver::Mount(MountKind::Uri) => {
-                uri::undo(&self.mountpoint(id, MountKind::Uri), &self.mark_of_image(id))
-            }
+            Driver::Mount(MountKind::Uri) => uri::undo(&self.mountpoint(id, MountKind::Uri), &self.mark_of_image(id)),
         }
     }
 

@@ -74,9 +74,7 @@ impl Wanted {
     fn stream_max(&self) -> u64 {
         match self.format {
             UriFormat::Squashfs | UriFormat::Erofs | UriFormat::Ext4 => self.size,
-            UriFormat::Auto | UriFormat::Tar | UriFormat::Cpio => {
-                self.size.saturating_mul(2).saturating_add(1 << 20)
-            }
+            UriFormat::Auto | UriFormat::Tar | UriFormat::Cpio => self.size.saturating_mul(2).saturating_add(1 << 20),
         }
     }
 
@@ -146,8 +144,7 @@ pub(super) fn make(at: &Mountpoint, mark: &str, block: &MountUri) -> Result<Proo
             let (tree, mut rest) = unpack::tree_make(format, input, wanted.size, wanted.entries)?;
             checked(&mut rest)?;
             if wanted.ro {
-                syscall::mount_read_only(&tree, false)
-                    .map_err(|errno| system("mount_setattr", at.path(), errno))?;
+                syscall::mount_read_only(&tree, false).map_err(|errno| system("mount_setattr", at.path(), errno))?;
             }
             at.prepare(true)?;
             at.put(tree)

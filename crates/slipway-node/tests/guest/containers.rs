@@ -160,7 +160,11 @@ fn root_systemd_runs_and_stops_on_version_2() {
         let looked = answers[2]["said"].as_str().unwrap();
         let mut lines = looked.lines();
         assert_eq!(lines.next(), Some("systemd"), "{looked}\n{log}");
-        assert_eq!(lines.next(), Some("0::/system.slice/look.service"), "its own groups are at the top for it: {looked}");
+        assert_eq!(
+            lines.next(),
+            Some("0::/system.slice/look.service"),
+            "its own groups are at the top for it: {looked}"
+        );
         assert!(lines.next().is_some_and(|sub| sub.contains("system.slice") && !sub.contains("slipway")), "{looked}");
         assert_eq!(lines.next().map(str::len), Some(32), "it has an id: {looked}");
         assert_eq!(lines.next(), Some("a line for the journal"), "{looked}");
@@ -302,7 +306,8 @@ mkdir -p /secret; mount -t tmpfs secret /secret; echo x > /secret/file"#);
     );
     let log = answers[2]["log"].as_str().unwrap();
     assert_eq!(answers[1]["exit"]["code"], 0, "{answers:?}");
-    let mut places: Vec<&str> = log.lines().filter_map(|line| line.split(' ').nth(1).filter(|at| at.starts_with('/'))).collect();
+    let mut places: Vec<&str> =
+        log.lines().filter_map(|line| line.split(' ').nth(1).filter(|at| at.starts_with('/'))).collect();
     places.retain(|at| log.contains(&format!(" {at} ")) && !at.ends_with(':'));
     for wanted in ["/", "/dev", "/dev/console", "/dev/mqueue", "/dev/pts", "/dev/shm", "/proc", "/sys"] {
         assert!(places.contains(&wanted), "{wanted}: {log}");

@@ -101,7 +101,8 @@ impl Download {
             Ok(Ok(fetch)) => fetch,
             failed => {
                 runtime.shutdown_background();
-                return Err(failed.map_or_else(|_| overdue(limit), |result| result.err().map_or_else(|| overdue(limit), refused)));
+                return Err(failed
+                    .map_or_else(|_| overdue(limit), |result| result.err().map_or_else(|| overdue(limit), refused)));
             }
         };
         let download = Self {

@@ -7,9 +7,7 @@
 use super::super::{filesystem, system};
 use super::{stream_error, too_large};
 use crate::refusal::DriverError;
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use slipway_format::{TreeEntry, TreeError, TreeFormat, TreeReader, TreeWhat, Wrap};
@@ -38,7 +36,15 @@ pub(super) fn tree_make<R: Read>(
     let root = rustix::fs::openat(&mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| system("open", Path::new("the tree"), errno))?;
     let root = Rc::new(root);
-    let mut tree = Tree { root, folder: None, size, entries, entries_left: entries, attributes_left: ATTRIBUTES_BYTES_MAX, left_out: 0 };
+    let mut tree = Tree {
+        root,
+        folder: None,
+        size,
+        entries,
+        entries_left: entries,
+        attributes_left: ATTRIBUTES_BYTES_MAX,
+        left_out: 0,
+    };
     let mut reader = TreeReader::new(format, input);
     while let Some(entry) = reader.entry_next().map_err(archive_error)? {
         tree.entry_make(&entry, &mut reader)?;
@@ -170,8 +176,8 @@ impl Tree {
         reader: &mut TreeReader<R>,
     ) -> Result<Result<(), Errno>, DriverError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = Self::place_clear(folder, name)
-            .and_then(|()| rustix::fs::openat(folder, name, flags, Mode::from(0o600)));
+        let opened =
+            Self::place_clear(folder, name).and_then(|()| rustix::fs::openat(folder, name, flags, Mode::from(0o600)));
         match opened {
             Ok(file) => self.content_write(file, entry, reader),
             Err(errno) => Ok(Err(errno)),
@@ -198,7 +204,13 @@ impl Tree {
         Ok(self.facts_set(file.as_fd(), entry))
     }
 
-    fn folder_make(&mut self, folder: BorrowedFd<'_>, name: &[u8], path: &[u8], entry: &TreeEntry) -> Result<(), Errno> {
+    fn folder_make(
+        &mut self,
+        folder: BorrowedFd<'_>,
+        name: &[u8],
+        path: &[u8],
+        entry: &TreeEntry,
+    ) -> Result<(), Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         if let Err(errno) = rustix::fs::mkdirat(folder, name, Mode::from(0o700)) {
             let facts = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
