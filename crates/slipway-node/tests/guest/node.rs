@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use slipway_lab::{Guest, Job};
+use slipway_node::CRASH_POINTS;
 use std::time::{Duration, Instant};
 
 /// Longer than any call may take.
@@ -28,6 +29,34 @@ impl Node {
         let program = std::env::current_exe().unwrap();
         let script = format!("{} call <<'CALL'\n{call}\nCALL\n", program.display());
         self.guest.begin(&script).unwrap()
+    }
+
+    /// Has an attachment die, made or undone, at each crash point that begins with `prefix` and that it passes, and undoes what is left as the next
+    /// start does. Gives how many points were passed.
+    pub(crate) fn crashes(&self, prefix: &str, attach: &Value, kind: &str, clean: impl Fn()) -> usize {
+        let program = std::env::current_exe().unwrap();
+        let mut passed = 0;
+        for point in CRASH_POINTS.iter().filter(|point| point.starts_with(prefix)) {
+            let dies = |call: &Value| {
+                let script = format!("SLIPWAY_NODE_CRASH_AT={point} {} call <<'CALL'\n{call}\nCALL\n", program.display());
+                let output = self.guest.begin(&script).unwrap().finish(LONG).unwrap();
+                assert!(output.code == 134 || output.stdout.contains("ok"), "{point}: {output:?}");
+                output.code == 134
+            };
+            let mut died = dies(&json!({"make": attach, "id": 90}));
+            if !died {
+                died = dies(&json!({"undo": kind, "id": 90}));
+            }
+            println!("{point}: {}", if died { "passed" } else { "not passed" });
+            passed += usize::from(died);
+            // Those that are found, and those whose request was never answered.
+            for (id, _) in self.found() {
+                self.undo(id, kind);
+            }
+            self.undo(90, kind);
+            clean();
+        }
+        passed
     }
 
     pub(crate) fn call(&self, call: &Value) -> Value {

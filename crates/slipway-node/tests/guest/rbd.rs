@@ -66,6 +66,8 @@ fn root_rbd_images_of_a_cluster() {
     snapshots_are_shared(&lab);
     options_reach_the_kernel(&lab);
     what_is_wrong_is_said(&lab);
+    let passed = lab.node.crashes("rbd.", &lab.attach(&json!({}), &json!({})), "rbd", || lab.clean());
+    assert_eq!(passed, 4);
     a_cluster_that_is_gone_keeps_nobody(&mut lab);
 }
 

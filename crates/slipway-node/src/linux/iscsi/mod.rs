@@ -10,6 +10,7 @@ mod session;
 
 use super::holders::disk_holders;
 use super::{address, folder_make, io_error, syscall, sysfs_write, system};
+use crate::crash::crash_point;
 use crate::kernel::Found;
 use crate::object::{Driver, Proof};
 use crate::refusal::{DriverError, object_holder};
@@ -102,6 +103,7 @@ impl Iscsi {
         }
         let path = self.dir.join(id.to_string());
         std::os::unix::fs::symlink(link.text(), &path).map_err(|error| io_error("symlink", &path, &error))?;
+        crash_point("iscsi.link.after");
         self.unit_make(&wanted, &link, &portals, &others, until).inspect_err(|_| {
             if let Err(error) = self.unit_undo(id, &link, Instant::now() + CONNECT_WAIT) {
                 tracing::warn!(id, %error, "taking back an attachment that was not made");
@@ -123,7 +125,8 @@ impl Iscsi {
         if !is_shared {
             session.remove(link.lun)?;
         }
-        let disk = session.scan(link.lun)?;
+        let disk = session.scan(link.lun, until)?;
+        crash_point("iscsi.scan.after");
         if !is_shared {
             disk_set(&session, wanted, &disk)?;
         }
@@ -162,6 +165,7 @@ impl Iscsi {
             None => {}
         }
         admin::login(&link.iface, wanted, reachable(portals, until)?, until)?;
+        crash_point("iscsi.login.after");
         self.watch();
         let gone = || DriverError::other("login", format!("the session with {} was lost at once", wanted.target));
         self.session(&link.iface)?.ok_or_else(gone)
@@ -184,18 +188,24 @@ impl Iscsi {
                 }
                 // Without a connection the removal would wait for one; the end of the session takes the unit along at once.
                 if session.is_up() || !others.is_empty() {
+                    crash_point("iscsi.remove.before");
                     session.remove(link.lun)?;
+                    crash_point("iscsi.remove.after");
                 }
             }
             if others.is_empty() {
                 admin::daemon_need(until)?;
                 admin::logout(&session, until)?;
+                crash_point("iscsi.logout.after");
             }
         }
         let path = self.dir.join(id.to_string());
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("unlink", &path, &error)),
-            Ok(()) | Err(_) => Ok(()),
+            Ok(()) | Err(_) => {
+                crash_point("iscsi.unlink.after");
+                Ok(())
+            }
         }
     }
 

@@ -99,19 +99,20 @@ impl Session {
         disk.file_name().into_string().ok()
     }
 
+    /// The numbers of all its units.
+    fn units(&self) -> Vec<u64> {
+        let prefix = self.address(0).trim_end_matches('0').to_owned();
+        let entries = fs::read_dir(DEVICES).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok()).collect()
+    }
+
     /// The names of all its disks.
     pub(super) fn disks(&self) -> Vec<String> {
-        let prefix = self.address(0).trim_end_matches('0').to_owned();
-        let units = fs::read_dir(DEVICES)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok());
-        units.filter_map(|lun| self.disk(lun)).collect()
+        self.units().into_iter().filter_map(|lun| self.disk(lun)).collect()
     }
 
     /// Has the kernel look for one unit and nothing else, and gives the name of its disk.
-    pub(super) fn scan(&self, lun: u64) -> Result<String, DriverError> {
+    pub(super) fn scan(&self, lun: u64, until: Instant) -> Result<String, DriverError> {
         let scan = PathBuf::from(format!("/sys/class/scsi_host/host{}/scan", self.host));
         sysfs_write("scan", &scan, &format!("0 {} {lun}", self.target))?;
         let target = self.value("targetname").unwrap_or_default();
@@ -122,7 +123,7 @@ impl Session {
             return Err(DriverError::other("scan", text));
         }
         let found = || self.disk(lun).filter(|disk| Path::new("/dev").join(disk).exists());
-        if wait(Instant::now() + DISK_WAIT, || found().is_some())
+        if wait((Instant::now() + DISK_WAIT).min(until), || found().is_some())
             && let Some(disk) = found()
         {
             return Ok(disk);
@@ -130,7 +131,7 @@ impl Session {
         let kind = sysfs_read(&self.unit(lun).join("type")).unwrap_or_default();
         let text = match kind.as_str() {
             "0" => format!(
-                "no disk came for unit {lun} of {target} within {DISK_WAIT:?}; is the kernel module sd_mod there?"
+                "no disk came for unit {lun} of {target} in time; is the kernel module sd_mod there?"
             ),
             _ => format!("unit {lun} of {target} is no disk (SCSI type {kind})"),
         };
@@ -152,7 +153,7 @@ impl Session {
             Err(error) if unit.exists() => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        match wait(Instant::now() + GONE_WAIT, || !unit.exists()) {
+        match wait(Instant::now() + GONE_WAIT, || !unit.exists() && !self.units().contains(&lun)) {
             true => Ok(()),
             false => {
                 let text = format!("the kernel still has the unit {} after {GONE_WAIT:?}", self.address(lun));
@@ -161,10 +162,10 @@ impl Session {
         }
     }
 
-    /// Waits until the session is gone.
+    /// Waits until the session is gone, and its units, which the kernel takes away a moment later.
     pub(super) fn gone_wait(&self) -> bool {
         let path = Path::new(SESSIONS).join(format!("session{}", self.sid));
-        wait(Instant::now() + GONE_WAIT, || !path.exists())
+        wait(Instant::now() + GONE_WAIT, || !path.exists() && self.units().is_empty())
     }
 }
 

@@ -7,6 +7,7 @@ mod options;
 
 use super::holders::disk_holders;
 use super::{io_error, program, syscall, sysfs_read, system};
+use crate::crash::crash_point;
 use crate::kernel::Found;
 use crate::object::{Driver, Proof};
 use crate::refusal::{DriverError, object_holder};
@@ -37,7 +38,9 @@ pub(super) fn make(mark: &str, block: &AttachRbd, patience: Duration) -> Result<
     program::module_need("rbd", Path::new(BUS), Instant::now() + patience)?;
     let map = {
         let _key = Key::add(&name, &wanted.secret, Instant::now() + patience)?;
+        crash_point("rbd.map.before");
         bus_write(&["add_single_major", "add"], &line).map_err(|errno| refused(block, errno)).and_then(|()| {
+            crash_point("rbd.map.after");
             let gone = || DriverError::other("map", "the kernel mapped the image, but does not show it");
             marked(mark)?.ok_or_else(gone)
         })
@@ -65,10 +68,14 @@ pub(super) fn make(mark: &str, block: &AttachRbd, patience: Duration) -> Result<
 pub(super) fn undo(mark: &str) -> Result<(), DriverError> {
     let Some(map) = marked(mark)? else { return Ok(()) };
     let line = format!("{}{}", map.number, if map.is_forced() { " force" } else { "" });
+    crash_point("rbd.unmap.before");
     for look in 0.. {
         match bus_write(&["remove_single_major", "remove"], &line) {
             // Somebody else was faster.
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Ok(()) | Err(Errno::NOENT) => {
+                crash_point("rbd.unmap.after");
+                return Ok(());
+            }
             // What only looks at a device, such as udev, is gone in a moment.
             Err(Errno::BUSY) if look < LOOKS => std::thread::sleep(LOOK),
             Err(errno) => {
