@@ -63,7 +63,9 @@ fn crash_everywhere() -> usize {
     let begun = Instant::now();
     // Without a crash the session must work as a whole.
     for point in std::iter::once(&"nowhere").chain(CRASH_POINTS) {
-        if ELSEWHERE.iter().any(|begin| point.starts_with(begin)) || only.as_ref().is_some_and(|only| !point.starts_with(only.as_str())) {
+        if ELSEWHERE.iter().any(|begin| point.starts_with(begin))
+            || only.as_ref().is_some_and(|only| !point.starts_with(only.as_str()))
+        {
             continue;
         }
         for n in 1.. {

@@ -36,13 +36,11 @@ fn sessions(node: &Node) -> usize {
 /// Nothing of ours is left: no session, no unit, no link, no record, no password.
 #[track_caller]
 fn clean(node: &Node) {
-    node.guest.ok(
-        r#"[ -z "$(ls /sys/class/iscsi_session 2>/dev/null)" ] || { ls /sys/class/iscsi_session; exit 1; }
+    node.guest.ok(r#"[ -z "$(ls /sys/class/iscsi_session 2>/dev/null)" ] || { ls /sys/class/iscsi_session; exit 1; }
 [ -z "$(ls /sys/class/scsi_device)" ] || { ls /sys/class/scsi_device; exit 2; }
 [ -z "$(ls /run/slipway/iscsi)" ] || { ls -l /run/slipway/iscsi; exit 3; }
 find /etc/iscsi /var/lib/iscsi 2>/dev/null | sort | diff /run/before - || exit 4
-! grep -e iscsi /proc/self/mountinfo | grep -v configfs || exit 5"#,
-    );
+! grep -e iscsi /proc/self/mountinfo | grep -v configfs || exit 5"#);
 }
 
 fn root_iscsi_units_of_a_target_share_a_session() {

@@ -38,7 +38,8 @@ impl Node {
         let mut passed = 0;
         for point in CRASH_POINTS.iter().filter(|point| point.starts_with(prefix)) {
             let dies = |call: &Value| {
-                let script = format!("SLIPWAY_NODE_CRASH_AT={point} {} call <<'CALL'\n{call}\nCALL\n", program.display());
+                let script =
+                    format!("SLIPWAY_NODE_CRASH_AT={point} {} call <<'CALL'\n{call}\nCALL\n", program.display());
                 let output = self.guest.begin(&script).unwrap().finish(LONG).unwrap();
                 assert!(output.code == 134 || output.stdout.contains("ok"), "{point}: {output:?}");
                 output.code == 134

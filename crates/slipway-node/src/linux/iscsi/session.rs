@@ -130,9 +130,7 @@ impl Session {
         }
         let kind = sysfs_read(&self.unit(lun).join("type")).unwrap_or_default();
         let text = match kind.as_str() {
-            "0" => format!(
-                "no disk came for unit {lun} of {target} in time; is the kernel module sd_mod there?"
-            ),
+            "0" => format!("no disk came for unit {lun} of {target} in time; is the kernel module sd_mod there?"),
             _ => format!("unit {lun} of {target} is no disk (SCSI type {kind})"),
         };
         Err(DriverError::other("scan", text))
