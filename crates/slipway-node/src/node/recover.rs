@@ -52,6 +52,8 @@ impl<K: Kernel> Node<K> {
                     let proof = there.map(|found| found.proof).or_else(|| entry.proof.clone());
                     state.table.made(id, proof);
                     unanswered.push(id);
+                    // Not noted: were this service to die too, the next one would take it for answered.
+                    continue;
                 }
             }
             state.note(id);
