@@ -7,12 +7,12 @@ use slipway_api::node::{Attach, Base, Container, Health, Mount, ObjectId, StepEr
 
 /// An attachment, if the entry is one.
 pub fn attach_view(table: &Table, entry: &Entry) -> Option<Attach> {
-    attach_at(table, entry, 0)
+    attach_at(table, entry, 0, false)
 }
 
 /// A mount, if the entry is one.
 pub fn mount_view(table: &Table, entry: &Entry) -> Option<Mount> {
-    mount_at(table, entry, 0)
+    mount_at(table, entry, 0, false)
 }
 
 /// A container, if the entry is one, as far as the table knows it.
@@ -22,7 +22,7 @@ pub fn container_view(table: &Table, entry: &Entry) -> Option<Container> {
     view.id = entry.id;
     view.refs = refs(entry);
     view.created_at_ms = Some(entry.created_at_ms);
-    view.mount = Some(mount_child(table, entry.children.first().copied(), 1));
+    view.mount = Some(mount_child(table, entry.children.first().copied(), 1, false));
     Some(view)
 }
 
@@ -30,25 +30,31 @@ fn refs(entry: &Entry) -> u64 {
     entry.claims.len() as u64
 }
 
-fn health(table: &Table, entry: &Entry) -> (Health, Option<StepError>) {
+/// Whether all that it stands on is there; known if something `above` it, which stands on the same, is whole.
+fn whole(table: &Table, entry: &Entry, above: bool) -> bool {
+    above || table.is_whole(entry)
+}
+
+fn health(table: &Table, entry: &Entry, whole: bool) -> (Health, Option<StepError>) {
     match &entry.phase {
         Phase::Making => (Health::Pending, None),
         Phase::Pending(error) => (Health::Pending, Some(error.clone())),
         Phase::Ready if table.trouble(entry.id).is_some() => (Health::Degraded, table.trouble(entry.id).cloned()),
-        Phase::Ready if table.is_whole(entry) => (Health::Ready, None),
+        Phase::Ready if whole => (Health::Ready, None),
         Phase::Ready => (Health::Degraded, None),
         Phase::Removing(error) => (Health::Removing, error.clone()),
         Phase::Lost(error) => (Health::Lost, Some(error.clone())),
     }
 }
 
-fn attach_at(table: &Table, entry: &Entry, depth: usize) -> Option<Attach> {
+fn attach_at(table: &Table, entry: &Entry, depth: usize, above: bool) -> Option<Attach> {
     let What::Attach(attach) = &entry.what else { return None };
     let mut view = attach.as_ref().clone();
     view.id = entry.id;
     view.refs = refs(entry);
     view.created_at_ms = Some(entry.created_at_ms);
-    (view.health, view.error) = health(table, entry);
+    let whole = whole(table, entry, above);
+    (view.health, view.error) = health(table, entry, whole);
     if let Some(Proof { device, detail, .. }) = &entry.proof {
         view.device_file.clone_from(device);
         if let Some(rbd) = &mut view.rbd {
@@ -58,29 +64,30 @@ fn attach_at(table: &Table, entry: &Entry, depth: usize) -> Option<Attach> {
     if let Some(block) = &mut view.loopback
         && block.base == Base::Mount
     {
-        block.mount = Some(Box::new(mount_child(table, entry.children.first().copied(), depth + 1)));
+        block.mount = Some(Box::new(mount_child(table, entry.children.first().copied(), depth + 1, whole)));
     }
     Some(view)
 }
 
-fn mount_at(table: &Table, entry: &Entry, depth: usize) -> Option<Mount> {
+fn mount_at(table: &Table, entry: &Entry, depth: usize, above: bool) -> Option<Mount> {
     let What::Mount(mount) = &entry.what else { return None };
     let mut view = mount.as_ref().clone();
     view.id = entry.id;
     view.refs = refs(entry);
     view.created_at_ms = Some(entry.created_at_ms);
-    (view.health, view.error) = health(table, entry);
+    let whole = whole(table, entry, above);
+    (view.health, view.error) = health(table, entry, whole);
     let first = entry.children.first().copied();
     if let Some(block) = &mut view.attach {
-        *block.attach = attach_child(table, first, depth + 1);
+        *block.attach = attach_child(table, first, depth + 1, whole);
     }
     if let Some(block) = &mut view.bind
         && block.base == Base::Mount
     {
-        block.mount = Some(Box::new(mount_child(table, first, depth + 1)));
+        block.mount = Some(Box::new(mount_child(table, first, depth + 1, whole)));
     }
     if let Some(block) = &mut view.overlay {
-        block.lower = entry.children.iter().map(|id| mount_child(table, Some(*id), depth + 1)).collect();
+        block.lower = entry.children.iter().map(|id| mount_child(table, Some(*id), depth + 1, whole)).collect();
     }
     if let Some(Proof { mountpoint, detail, .. }) = &entry.proof {
         view.mountpoint.clone_from(mountpoint);
@@ -93,15 +100,15 @@ fn mount_at(table: &Table, entry: &Entry, depth: usize) -> Option<Mount> {
 }
 
 /// Chains by number have no limit, answers have: what lies deeper is named and not shown.
-fn mount_child(table: &Table, id: Option<ObjectId>, depth: usize) -> Mount {
+fn mount_child(table: &Table, id: Option<ObjectId>, depth: usize, above: bool) -> Mount {
     let id = id.unwrap_or_default();
-    let shown = table.get(id).filter(|_| depth < NESTING_MAX).and_then(|entry| mount_at(table, entry, depth));
+    let shown = table.get(id).filter(|_| depth < NESTING_MAX).and_then(|entry| mount_at(table, entry, depth, above));
     shown.unwrap_or_else(|| Mount { id, ..Mount::default() })
 }
 
-fn attach_child(table: &Table, id: Option<ObjectId>, depth: usize) -> Attach {
+fn attach_child(table: &Table, id: Option<ObjectId>, depth: usize, above: bool) -> Attach {
     let id = id.unwrap_or_default();
-    let shown = table.get(id).filter(|_| depth < NESTING_MAX).and_then(|entry| attach_at(table, entry, depth));
+    let shown = table.get(id).filter(|_| depth < NESTING_MAX).and_then(|entry| attach_at(table, entry, depth, above));
     shown.unwrap_or_else(|| Attach { id, ..Attach::default() })
 }
 

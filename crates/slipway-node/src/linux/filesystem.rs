@@ -38,6 +38,9 @@ const DEFAULTS: &[&str] = &["defaults", "rw", "suid", "dev", "exec", "atime", "d
 /// not say the same as the first.
 const READ_ONLY: &[&str] = &["squashfs", "erofs", "iso9660", "cramfs", "romfs"];
 
+/// Bytes of the name of a file system: many more than any has.
+const NAME_MAX: usize = 255;
+
 /// Takes options apart; each may be several with commas, as in fstab.
 pub(super) fn options(given: &[String]) -> Options {
     let mut options = Options::default();
@@ -53,7 +56,7 @@ pub(super) fn options(given: &[String]) -> Options {
 
 pub(super) fn make(at: &Mountpoint, block: &MountAttach, on: Option<&Proof>) -> Result<Proof, DriverError> {
     let device = on.map(|proof| proof.device.as_str()).unwrap_or_default();
-    if block.fs_type.is_empty() || block.fs_type.contains(['/', '\0']) {
+    if block.fs_type.is_empty() || block.fs_type.len() > NAME_MAX || block.fs_type.contains(['/', '\0']) {
         return Err(DriverError::request("fsopen", format!("fs_type '{}' is no file system", block.fs_type)));
     }
     let mut options = options(block.mount_options.as_deref().unwrap_or_default());

@@ -135,12 +135,12 @@ fn output(b: &Bench, line: &str) -> Result<String, String> {
 }
 
 fn words(b: &Bench) -> Outcome {
-    let command = r#"/bin/sh -c "for word; do echo <$word>; done" sh "a b" 'c "d"' e\ f """#;
+    let command = r#"/bin/sh -c "for word; do echo =$word=; done" sh "a b" 'c "d"' e\ f """#;
     let made = b.made("/container", &container(b, json!({"command": command, "state": "running"})))?;
     let ended = b.state_reached(id(&made), "exited")?;
     let log = b.log(&ended)?;
-    let said: Vec<&str> = log.lines().filter(|line| line.starts_with('<')).collect();
-    same("words", said.join(" "), "<a b> <c \"d\"> <e f> <>")
+    let said: Vec<&str> = log.lines().filter(|line| line.starts_with('=')).collect();
+    same("words", said.join(" "), "=a b= =c \"d\"= =e f= ==")
 }
 
 fn environment(b: &Bench) -> Outcome {

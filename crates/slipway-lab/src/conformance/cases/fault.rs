@@ -80,7 +80,7 @@ fn collection_spins(b: &Bench) -> Outcome {
 }
 
 fn exited_while_it_runs(b: &Bench) -> Outcome {
-    let line = "/bin/sh -c 'trap \"sleep 1; exit 0\" TERM; while :; do sleep 0.05; done'";
+    let line = "/bin/sh -c 'trap \"sleep 4; exit 0\" TERM; while :; do sleep 0.05; done'";
     let made = b.made("/container", &json!({"mount": b.layered(), "command": line, "state": "running"}))?;
     std::thread::sleep(Duration::from_millis(300));
     let asked = b.patch(&format!("/container?id={}&state=exited", id(&made)))?.is(200)?;
