@@ -55,6 +55,9 @@ pub fn spec_of(
 ) -> Result<Spec, Refusal> {
     let wrong = |field: &str, why: String| Refusal::new(400, "invalid data type").hint(format!("{field}: {why}"));
     let argv = shell_words::split(&container.command).map_err(|why| wrong("command", why.to_string()))?;
+    if container.command.contains('\0') {
+        return Err(wrong("command", "it has a NUL in it".into()));
+    }
     let Some(init) = argv.first() else { return Err(wrong("command", "it is empty".into())) };
     if !init.starts_with('/') {
         return Err(wrong("command", format!("'{init}' is not an absolute path in the image")));
@@ -130,7 +133,7 @@ mod tests {
             spec(r#"/bin/sh -c "echo hi" 'a b' c\ d"#).unwrap().argv,
             ["/bin/sh", "-c", "echo hi", "a b", "c d"]
         );
-        for wrong in ["", "  ", "init", "./init", "/bin/sh \"open"] {
+        for wrong in ["", "  ", "/bin/\0true", "init", "./init", "/bin/sh \"open"] {
             assert_eq!(spec(wrong).unwrap_err().status, 400, "{wrong}");
         }
     }

@@ -136,7 +136,7 @@ fn start_failed_why(b: &Bench) -> Outcome {
 }
 
 fn delete_running(b: &Bench) -> Outcome {
-    let made = run(b, DEAF, json!({"stop_timeout": 2}))?;
+    let made = run(b, DEAF, json!({"stop_timeout": 4}))?;
     std::thread::sleep(Duration::from_millis(300));
     b.delete(&format!("/container?id={}", id(&made)))?.refused(409, 409, "object is busy")?;
     same("state", state(&b.one("/container", id(&made))?), "running")?;
