@@ -67,25 +67,24 @@ struct Node {
 
 impl Node {
     fn start(folder: &Path) -> Self {
-        let at = |name: &str| folder.join(name);
-        let log = fs::File::options().create(true).append(true).open(at("node.log")).unwrap();
-        let child = Command::new(agent())
-            .arg("serve")
-            .arg("--socket")
-            .arg(at("node.sock"))
-            .arg("--run-dir")
-            .arg(at("run"))
-            .arg("--state-dir")
-            .arg(at("state"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let node = Self { child, folder: folder.to_owned() };
+        let node = Self::begin(folder, None);
         let up = || std::os::unix::net::UnixStream::connect(node.folder.join("node.sock")).is_ok();
         wait(Duration::from_secs(60), "the node serves", up);
         node
+    }
+
+    /// Does not wait for it; it dies at a crash point.
+    fn begin(folder: &Path, crash_at: Option<&str>) -> Self {
+        let at = |name: &str| folder.join(name);
+        let log = fs::File::options().create(true).append(true).open(at("node.log")).unwrap();
+        let mut command = Command::new(agent());
+        command.arg("serve").arg("--socket").arg(at("node.sock"));
+        command.arg("--run-dir").arg(at("run")).arg("--state-dir").arg(at("state"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        if let Some(point) = crash_at {
+            command.env("SLIPWAY_NODE_CRASH_AT", point);
+        }
+        Self { child: command.spawn().unwrap(), folder: folder.to_owned() }
     }
 
     /// Status and body of a request.
@@ -328,5 +327,70 @@ fn root_a_version_is_a_device_of_a_node() {
     node.census();
     drop(place);
     let place = node.kill();
+    shell(&format!("umount {}/run", place.display()));
+}
+
+/// The points of an attachment's export at which a crash would matter.
+const POINTS: [&str; 8] = [
+    "exports.folder.after",
+    "exports.spawn.before",
+    "exports.spawn.after",
+    "exports.status.after",
+    "exports.ready.after",
+    "exports.stop.before",
+    "exports.stop.ended",
+    "exports.stop.after",
+];
+
+#[test]
+#[ignore = "needs root"]
+fn root_nothing_of_an_export_is_left_by_a_service_that_dies() {
+    if !inside("root_nothing_of_an_export_is_left_by_a_service_that_dies") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path();
+    let mut chance = Chance::new(seed("attach"));
+    let server = Server::start(&Place::new(&top.join("server")));
+    let client = server.admin();
+    push(&client, top, "me/os", &image_dense(chance.next(), 1 << 20));
+    fs::create_dir(top.join("node")).unwrap();
+    let mut place = Node::start(&top.join("node")).kill();
+    let token = place.join("state/credentials/catalogue");
+    fs::write(&token, &client.token).unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    let body = format!(
+        r#"{{"kind":"slipway","slipway":{{"ref":"me/os","server":"{}","token_ref":"catalogue"}}}}"#,
+        client.url
+    );
+    for point in POINTS {
+        let mut node = Node::begin(&place, Some(point));
+        let socket = place.join("node.sock");
+        let up = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
+        wait(Duration::from_secs(60), "the node serves", up);
+        // It gets no answer when the service dies before.
+        let ask = |method: &str, path: &str, body: &str| {
+            let url = format!("http://node/imageapi/v1/{path}");
+            let out = Command::new("curl")
+                .args(["-sS", "--max-time", "90", "--unix-socket", text(&socket), "-X", method, &url])
+                .args(["-H", "content-type: application/json", "-d", body])
+                .output()
+                .unwrap();
+            serde_json::from_slice::<Value>(&out.stdout).unwrap_or(Value::Null)
+        };
+        if let Some(id) = ask("POST", "attach", &body)["id"].as_u64() {
+            ask("DELETE", &format!("attach?id={id}"), "");
+        }
+        wait(Duration::from_secs(20), point, || node.child.try_wait().unwrap().is_some());
+        drop(node);
+        let node = Node::start(&place);
+        let (_, left) = node.ask("GET", "attach", "");
+        println!("{point}: {left}");
+        for object in left.as_array().unwrap() {
+            node.delete("attach", object["id"].as_u64().unwrap());
+        }
+        node.census();
+        place = node.kill();
+    }
     shell(&format!("umount {}/run", place.display()));
 }
