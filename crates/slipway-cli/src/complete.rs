@@ -43,6 +43,9 @@ fn completer(arg: &Arg, command: &str) -> Option<Complete> {
         "image" | "images" => Some(images),
         "owner" | "user" | "add" | "remove" if arg.get_action().takes_values() => Some(people),
         "name" if command.contains(" user") && !command.ends_with(" add") => Some(people),
+        "name" | "names" | "object" | "objects" if command.contains(" node ") && arg.is_positional() => {
+            Some(node_containers)
+        }
         "context" => Some(contexts),
         _ if value == "CONTEXT" => Some(contexts),
         _ => None,
@@ -112,6 +115,18 @@ fn people(begun: &OsStr) -> Vec<CompletionCandidate> {
     matching(found, begun)
 }
 
+/// Containers of the node that the environment names: by name, else by number.
+fn node_containers(begun: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(begun) = begun.to_str() else { return Vec::new() };
+    let found = crate::node::connection::client_of_environment()
+        .and_then(|client| moment(async move { client.container_list().await.ok() }));
+    let words = found.unwrap_or_default().into_iter().map(|container| {
+        let help = format!("{}: {}", container.state.as_str(), crate::human::short(&container.command, 40));
+        (crate::node::find::called(&container), Some(help))
+    });
+    matching(words, begun)
+}
+
 /// All images that may be read, each under its owner's name, one's own also under `me`.
 async fn images_named(client: Client) -> Option<Vec<(String, Option<String>)>> {
     let page = PageQuery { limit: Some(MOST), ..PageQuery::default() };
@@ -130,8 +145,13 @@ fn asked<T, F: Future<Output = Option<T>>>(ask: impl FnOnce(Client) -> F) -> Opt
     let token = settings.token().ok()?.to_owned();
     let client =
         Client::new(&ClientConfig { token: Some(token), ca_pem, attempts: 1, ..ClientConfig::new(url) }).ok()?;
+    moment(ask(client))
+}
+
+/// The answer, if it comes in time.
+fn moment<T>(answer: impl Future<Output = Option<T>>) -> Option<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    let answer = runtime.block_on(async { tokio::time::timeout(LIMIT, ask(client)).await.ok().flatten() });
+    let answer = runtime.block_on(async { tokio::time::timeout(LIMIT, answer).await.ok().flatten() });
     // A name that is being looked up must not hold the shell up.
     runtime.shutdown_background();
     answer
@@ -164,9 +184,12 @@ mod tests {
             " slipway image share add",
             " slipway user show name",
             " slipway context use name",
+            " slipway node exec name",
+            " slipway node stop names",
+            " slipway node rm objects",
         ] {
             assert!(found.iter().any(|found| found == wanted), "{wanted} is not completed: {found:?}");
         }
-        assert!(!found.iter().any(|found| found == " slipway user add name"));
+        assert!(!found.iter().any(|found| found == " slipway user add name" || found == " slipway node run name"));
     }
 }

@@ -327,7 +327,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// Takes Rust's `(os error N)` out, wherever it is: the words before it say the same.
-fn numberless(text: &str) -> String {
+pub(crate) fn numberless(text: &str) -> String {
     let mut parts = text.split(" (os error ");
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {

@@ -221,6 +221,12 @@ fn root_a_container_lives_on_its_own() {
         assert!(!node.run(words).expect(0).json().is_null(), "{words:?}");
     }
     node.run(&["rm", "-f", "web"]).expect(0);
+    // One that does not hear is killed after the time that is said, not after its own.
+    node.run(&["run", "-d", "--name", "deaf", "--stop-time", "1h", &image, "/bin/sleep", "1000"]).expect(0);
+    let begun = std::time::Instant::now();
+    assert!(node.run(&["stop", "--time", "1s", "deaf"]).expect(0).err.contains("signal 9"));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
+    node.run(&["rm", "deaf"]).expect(0);
     node.empty_wait();
 
     let events = node.run(&["events", "-o", "jsonl"]).expect(0).text();

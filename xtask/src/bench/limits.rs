@@ -79,11 +79,7 @@ fn row(what: &str, limit: u64, result: Result<f64>) -> Row {
         Ok(peak) => Row::new(what, "MB", peak).goal(goal, true),
         Err(why) => {
             eprintln!("  {what}: {why:#}");
-            // The first words say how it ended, the lines after them are the program's own.
-            let why = format!("{why:#}");
-            let ended =
-                why.lines().next().and_then(|line| line.rsplit_once(": ").map(|(ended, _)| ended)).unwrap_or("failed");
-            Row::new(what, "MB", f64::NAN).goal(format!("{goal} ({ended})"), false)
+            Row::new(what, "MB", f64::NAN).goal(format!("{goal} ({why:#})"), false)
         }
     }
 }

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use slipway_api::node::{ContainerState, ObjectId};
 use slipway_node::access::Act;
 use slipway_node::{Refusal, Which};
+use std::time::Duration;
 
 const STATES: &[&str] = &["created", "running", "paused", "stopping", "exited", "dead"];
 
@@ -50,11 +51,15 @@ pub(crate) async fn set(ask: Ask) -> Answered {
         "paused" => ContainerState::Paused,
         _ => ContainerState::Exited,
     };
+    let patience = ask.query.number("stop_timeout")?.map(Duration::from_secs);
     let id = change_allowed(&ask)?;
     let (site, caller) = (ask.site, ask.caller);
     let now = blocking(move || {
         let asked = state.as_str();
-        let now = site.host.container_set(&Which::Id(id), state)?;
+        let now = match patience.filter(|_| state == ContainerState::Exited) {
+            Some(patience) => site.host.container_stop(&Which::Id(id), patience)?,
+            None => site.host.container_set(&Which::Id(id), state)?,
+        };
         tracing::info!(id, name = now.name, asked, state = now.state.as_str(), %caller, "container asked for a state");
         Ok(now)
     })

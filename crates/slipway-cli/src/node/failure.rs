@@ -1,26 +1,42 @@
 //! What a node's service said no to, in terms of commands.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, numberless};
 use slipway_api::node::{Holder, NodeError, NodeProblem, Unreached};
 
 impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Self {
         let exit = error.exit_code();
-        let mut what = error.to_string();
-        let next = match error {
-            NodeError::Refused { status, problem, .. } => {
-                if !problem.holders.is_empty() {
-                    what = format!("{what} (kept by {})", holders(&problem.holders));
-                }
-                refused_next(status, &problem)
-            }
-            NodeError::Unreached { why, .. } => unreached_next(why).into(),
+        let what = numberless(&error.to_string());
+        let (what, next) = match error {
+            NodeError::Refused { act, status, problem } => refused(&act, what, status, &problem),
+            NodeError::Unreached { why, .. } => (what, unreached_next(why).to_owned()),
             NodeError::Protocol { .. } => {
-                "check that the address is that of a node's service, and that both are of one version: 'slipway --version', 'slipway-agent --version'".into()
+                let next = "check that the address is that of a node's service, and that both are of one version: \
+                            'slipway --version', 'slipway-agent --version'";
+                (what, next.to_owned())
             }
-            NodeError::Config(_) => "'slipway node --help' says where address, token and certificates come from".into(),
+            NodeError::Config(_) => {
+                (what, "'slipway node --help' says where address, token and certificates come from".to_owned())
+            }
         };
         Self::new(exit, what).next(next)
+    }
+}
+
+/// What and next. The words of the ImageAPI for what is missing or taken say little; the reason is in the hint then.
+fn refused(act: &str, what: String, status: u16, problem: &NodeProblem) -> (String, String) {
+    if !problem.holders.is_empty() {
+        return (format!("{what} (kept by {})", holders(&problem.holders)), holder_next(&problem.holders));
+    }
+    match &problem.hint {
+        Some(hint) if matches!(status, 404 | 409) && problem.error.is_none() => match hint.split_once("; ") {
+            Some((reason, next)) => (format!("{act}: {reason}"), next.to_owned()),
+            None => (format!("{act}: {hint}"), usual_next(status).to_owned()),
+        },
+        // Said to programs; people have options for it.
+        Some(hint) if hint.contains("Authorization:") => (what, usual_next(status).to_owned()),
+        Some(hint) => (what, hint.clone()),
+        None => (what, usual_next(status).to_owned()),
     }
 }
 
@@ -36,31 +52,24 @@ fn unreached_next(why: Unreached) -> &'static str {
             "name the CA of the node's certificate with --ca FILE, and your own certificate with --cert and --key if it asks for one"
         }
         Unreached::TimedOut | Unreached::Broke => {
-            "look whether the service still runs; 'slipway node ps -a' and 'slipway node ls' show what it has done"
+            "look whether the service still runs, and whether it asks for a certificate (--cert, --key); 'slipway node ps -a' and 'slipway node ls' show what it has done"
         }
         Unreached::Other => "check the address that --node, SLIPWAY_NODE or the context has",
     }
 }
 
-fn refused_next(status: u16, problem: &NodeProblem) -> String {
-    if let Some(hint) = &problem.hint {
-        return hint.clone();
-    }
+fn usual_next(status: u16) -> &'static str {
     match status {
-        401 => "set SLIPWAY_NODE_TOKEN, or name the token's file with --token-file".into(),
-        403 => "use another token, or ask whoever runs the node for the right".into(),
-        404 => "'slipway node ps -a' and 'slipway node ls' list what there is".into(),
-        409 if problem.holders.is_empty() => {
-            "'slipway node ps -a' shows what there is; choose another name, or wait until it has ended".into()
-        }
-        409 => holder_next(&problem.holders),
-        503 | 504 | 429 => "wait a little, then run the same command again".into(),
+        401 => "set SLIPWAY_NODE_TOKEN, or name the token's file with --token-file",
+        403 => "use another token, or ask whoever runs the node for the right",
+        404 => "'slipway node ps -a' and 'slipway node ls' list what there is",
+        409 => "'slipway node ps -a' shows what there is; choose another name, or wait until it has ended",
+        503 | 504 | 429 => "wait a little, then run the same command again",
         400 | 422 => {
             "correct what is named, then run the command again; 'slipway node COMMAND --help' shows what is expected"
-                .into()
         }
-        501 => "this node cannot do that; its log says what it lacks".into(),
-        _ => "look at the kernel's log of the node ('dmesg') and at that of the service".into(),
+        501 => "this node cannot do that; its log says what it lacks",
+        _ => "look at the kernel's log of the node ('dmesg') and at that of the service",
     }
 }
 
@@ -126,7 +135,7 @@ mod tests {
         let error = StepError {
             step: "mount".into(),
             errno: Some("EINVAL".into()),
-            text: "ext4 of /dev/loop1: bad superblock".into(),
+            text: "ext4 of /dev/loop1: bad superblock (os error 22)".into(),
         };
         let failure = refused(500, NodeProblem { error: Some(error), ..problem(500, "operation failed") });
         assert_eq!(failure.what, "removing mount 4: ext4 of /dev/loop1: bad superblock");
@@ -135,6 +144,13 @@ mod tests {
             let failure = refused(status, problem(status, "words"));
             assert_eq!((failure.exit, failure.next.is_some()), (exit, true), "{status}");
         }
+        let taken = NodeProblem {
+            hint: Some("the name 'web' is taken by container 8; choose another or delete that one".into()),
+            ..problem(409, "object is busy")
+        };
+        let failure = refused(409, taken);
+        assert_eq!(failure.what, "removing mount 4: the name 'web' is taken by container 8");
+        assert_eq!(failure.next.as_deref(), Some("choose another or delete that one"));
         for (why, exit) in [(Unreached::NoSocket, 9), (Unreached::NotAllowed, 4), (Unreached::NotTrusted, 9)] {
             let failure = Failure::from(NodeError::Unreached { act: "a".into(), reason: "b".into(), why });
             assert_eq!((failure.exit, failure.next.is_some()), (exit, true), "{why:?}");

@@ -259,7 +259,7 @@ fn container_text(container: &Container) -> String {
             words.push(format!("{} processors", limits.cpu_millis as f64 / 1000.0));
         }
         if limits.pids > 0 {
-            words.push(count(limits.pids, "process").replace("processs", "processes"));
+            words.push(count(limits.pids, "task"));
         }
         words.join(", ")
     });

@@ -23,13 +23,15 @@ const TURN_WAIT: Duration = Duration::from_secs(60);
 /// Between asking to stop and killing, unless the container says otherwise.
 const GRACE: Duration = Duration::from_secs(10);
 const GRACE_SYSTEMD: Duration = Duration::from_secs(90);
+/// Longer is no clock's business: a time that cannot be added to now would end the service.
+const GRACE_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// When processes that were killed and did not vanish are looked at again.
 const KILL_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long a container may take to stop.
 pub(super) fn grace(container: &Container) -> Duration {
     let default = if container.systemd { GRACE_SYSTEMD } else { GRACE };
-    container.stop_timeout.map_or(default, Duration::from_secs)
+    container.stop_timeout.map_or(default, Duration::from_secs).min(GRACE_MAX)
 }
 
 fn lost() -> StepError {
@@ -102,6 +104,24 @@ impl Host {
     /// # Errors
     /// 404; 409 while something else is done with it; 422 for another state; 500 with the step at which a start failed.
     pub fn container_set(self: &Arc<Self>, which: &Which, state: ContainerState) -> Result<Container, Refusal> {
+        self.set(which, state, None)
+    }
+
+    /// Takes a container to its end, and is patient for so long instead of for as long as it says itself; so also when it was asked to end
+    /// before. Answers as [`Host::container_set`] does.
+    ///
+    /// # Errors
+    /// As those of [`Host::container_set`].
+    pub fn container_stop(self: &Arc<Self>, which: &Which, patience: Duration) -> Result<Container, Refusal> {
+        self.set(which, ContainerState::Exited, Some(patience))
+    }
+
+    fn set(
+        self: &Arc<Self>,
+        which: &Which,
+        state: ContainerState,
+        patience: Option<Duration>,
+    ) -> Result<Container, Refusal> {
         let (id, cell) = self.find(which)?;
         let mut life = self.turn(&cell)?;
         match life.asked(state)? {
@@ -131,10 +151,24 @@ impl Host {
             }
             step @ (Step::Freeze | Step::Thaw) => return self.hold(id, &cell, life, step == Step::Freeze),
         }
+        if let Some(patience) = patience {
+            self.patience_set(id, &cell, patience);
+        }
         if state == ContainerState::Exited {
             self.end_wait(&cell, STOP_WAIT);
         }
         self.container(&Which::Id(id))
+    }
+
+    /// Lets patience with a stop end so long from now.
+    fn patience_set(&self, id: ObjectId, cell: &Cell, patience: Duration) {
+        let mut life = cell.lock();
+        if life.state == ContainerState::Stopping {
+            let at = Instant::now() + patience.min(GRACE_MAX);
+            life.kill_at = Some(at);
+            drop(life);
+            self.watch.at(at, id);
+        }
     }
 
     /// Removes a container, and gives it as it was. With `force` it is stopped first, with all the patience that it has.

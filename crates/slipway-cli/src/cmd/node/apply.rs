@@ -73,10 +73,11 @@ pub(crate) async fn run(args: Args, cx: &Context, client: &NodeClient) -> Result
     }
     let stop = Arc::new(AtomicBool::new(false));
     let hearing = {
-        let stop = stop.clone();
+        let (stop, cx) = (stop.clone(), cx.clone());
         tokio::spawn(async move {
             crate::signals::stop_asked().await;
             stop.store(true, Ordering::Relaxed);
+            cx.note("Ending after this step; what was made goes again.");
         })
     };
     let rows = Attempt::new(client, &stop).run(&definitions, &steps).await?;

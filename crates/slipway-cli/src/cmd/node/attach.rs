@@ -129,6 +129,9 @@ pub(crate) struct Iscsi {
     /// The device's scheduler [default: mq-deadline]
     #[arg(long, value_name = "NAME")]
     scheduler: Option<String>,
+    /// How long a request may wait for a server that is away [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = crate::human::duration_read)]
+    dead_timeout: Option<u64>,
     #[command(flatten)]
     common: Common,
 }
@@ -276,8 +279,7 @@ fn iscsi(args: Iscsi) -> Result<Asked, Failure> {
         username_in: args.user_in.unwrap_or_default(),
         password_in: password("--password-in-file", args.password_in_file)?.unwrap_or_default(),
         ro: args.ro,
-        // As long as the service has it by default.
-        dead_timeout: 0,
+        dead_timeout: args.dead_timeout.unwrap_or(0),
     };
     Ok((Attach { kind: Some(AttachKind::Iscsi), iscsi: Some(block), ..Attach::default() }, args.common))
 }

@@ -96,7 +96,11 @@ pub(crate) async fn stopped(
     while matches!(seen.state, ContainerState::Stopping | ContainerState::Running | ContainerState::Paused) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(500));
-        seen = client.container_get(&key).await?;
+        seen = match client.container_get(&key).await {
+            // Somebody else has waited for its end too, and removed it.
+            Err(why) if why.status() == Some(404) => return Ok(Container { state: ContainerState::Exited, ..seen }),
+            found => found?,
+        };
     }
     Ok(seen)
 }
