@@ -114,13 +114,14 @@ impl Session {
     }
 
     /// Reads until some output has this in it.
-    fn hear(&mut self, word: &str) {
+    fn hear(&mut self, word: &str) -> String {
         let mut text = String::new();
         while !text.contains(word) {
             let (kind, bytes) = self.next();
             assert_eq!(kind, FrameKind::Stdout, "{text:?} {}", String::from_utf8_lossy(&bytes));
             text += &String::from_utf8_lossy(&bytes);
         }
+        text
     }
 
     /// Output, errors and the exit.
@@ -177,9 +178,9 @@ fn root_a_connection_carries_a_command() {
     session.hear("7 50");
     session.send(FrameKind::Resize, br#"{"rows":9,"columns":90}"#);
     session.send(FrameKind::Stdin, b"word\n");
-    session.hear("9 90");
-    let (output, _, exit) = session.end();
-    assert!(String::from_utf8_lossy(&output).contains("got word") && exit["code"] == 0, "{exit}");
+    let said = session.hear("got word");
+    assert!(said.contains("9 90"), "{said}");
+    assert_eq!(session.end().2["code"], 0);
 
     // Whoever goes away takes the command along; so does a frame that makes no sense.
     let session = Session::new(&lab, json!({"command": ["/bin/sleep", "71235"]}));
