@@ -203,6 +203,14 @@ impl CgroupPlace {
         Self { v2: self.v2.as_ref().map(|dir| dir.join(name)), v1: v1.collect() }
     }
 
+    /// Makes groups within groups that are there.
+    ///
+    /// # Errors
+    /// When those are gone.
+    pub(super) fn make_below(&self) -> Result<(), DriverError> {
+        self.dirs().try_for_each(|dir| fs::create_dir(dir).map_err(|error| failed("cgroup", dir, &error)))
+    }
+
     /// Puts the calling process into the groups.
     pub(super) fn enter(&self) -> Result<(), DriverError> {
         let inner = self.v1.iter().map(|(controller, dir)| match controller.as_str() {

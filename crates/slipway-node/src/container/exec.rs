@@ -142,6 +142,8 @@ fn begin(order: Order, streams: Vec<OwnedFd>, socket: &OwnedFd) -> Result<(u32, 
     let init = process_open(order.init, order.init_start)
         .ok_or_else(|| DriverError::other("pidfd_open", "the container's init has ended"))?;
     let (failure, to_failure) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed("pipe", errno))?;
+    // Not where the container has gone meanwhile: nobody would remove them.
+    order.spec.cgroup.make_below()?;
     // That of the next child.
     move_into_thread_name_spaces(init.as_fd(), ThreadNameSpaceType::PROCESS_ID)
         .map_err(|errno| failed("setns", errno))?;

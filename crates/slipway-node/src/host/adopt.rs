@@ -54,6 +54,7 @@ impl Host {
             Running::Yes(status) => {
                 life.state = ContainerState::Running;
                 life.kept.started_at_ms = Some(status.started_at_ms);
+                life.kept.retrying = false;
                 (life.pid, life.ready) = (Some(status.pid), status.ready);
                 if container.systemd && !status.ready {
                     self.watch.status(id, &self.runtime.files(id));

@@ -564,8 +564,10 @@ impl Host {
             self.tell(id, "oom", Value::Null);
         }
         self.state_note(id, life.state);
-        let detail = if is_lost { json!({ "error": life.kept.error }) } else { json!({ "exit": exit }) };
-        self.tell(id, life.state.as_str(), detail);
+        if is_lost {
+            self.tell(id, "lost", json!({ "error": life.kept.error }));
+        }
+        self.tell(id, life.state.as_str(), json!({ "exit": exit }));
     }
 
     pub(super) fn restart_later(&self, id: ObjectId, life: &mut Life, wait: Option<Duration>) {

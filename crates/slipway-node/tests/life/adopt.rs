@@ -1,6 +1,6 @@
 //! What a service finds again: after it was killed, and after the node was restarted.
 
-use crate::lab::Lab;
+use crate::lab::{Lab, mark, processes, tool};
 use serde_json::json;
 use slipway_api::node::ContainerState::{Created, Dead, Exited, Paused, Running, Stopping};
 use std::time::Duration;
@@ -54,5 +54,28 @@ pub(crate) fn root_a_restart_of_the_node_is_told() {
     assert_eq!((found.state, found.error.unwrap().step.as_str()), (Dead, "restart"));
     assert_eq!(lab.get(created.id).state, Created);
     assert_eq!(lab.get(over.id).state, Exited);
+    lab.census();
+}
+
+pub(crate) fn root_one_whose_shim_is_killed_is_cleared_away_and_told() {
+    let mut lab = Lab::new();
+    let shim = |lab: &Lab, id: u64| {
+        let status = std::fs::read(lab.at(&format!("run/containers/{id}/status.json"))).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&status).unwrap()["shim"].to_string()
+    };
+    let seen = lab.sh(&format!("exec sleep {}", mark(1)), json!({})).id;
+    tool("kill", &["-9", &shim(&lab, seen)]);
+    let dead = lab.until_state(seen, Dead);
+    assert_eq!((dead.error.unwrap().step.as_str(), dead.pid), ("shim", None));
+    assert_eq!(lab.told(seen)[2..], ["container.lost", "container.dead"]);
+    // While no service looks.
+    let unseen = lab.sh(&format!("exec sleep {}", mark(1)), json!({"restart": {"when": "on-failure", "max": 0}})).id;
+    lab.close();
+    tool("kill", &["-9", &shim(&lab, unseen)]);
+    lab.open();
+    let again = lab.until(unseen, |container| container.restarts == 1 && container.state == Running);
+    let left = processes().iter().filter(|(_, words)| words.trim() == format!("sleep {}", mark(1))).count();
+    assert_eq!((left, again.error), (1, None));
+    lab.delete(unseen, true).unwrap();
     lab.census();
 }

@@ -231,6 +231,11 @@ impl Lab {
     }
 }
 
+/// A time to sleep that no other test on this machine sleeps for, so that its processes are known by it.
+pub(crate) fn mark(n: u32) -> String {
+    format!("{}{n}", 100_000 + std::process::id())
+}
+
 /// Every process with its command line.
 pub(crate) fn processes() -> Vec<(u32, String)> {
     let entries = fs::read_dir("/proc").unwrap().flatten();

@@ -71,6 +71,10 @@ const TESTS: &[(&str, Test)] = &[
     ("root_requests_that_do_not_fit_change_nothing", states::root_requests_that_do_not_fit_change_nothing),
     ("root_a_new_service_finds_all_as_it_was", adopt::root_a_new_service_finds_all_as_it_was),
     ("root_a_restart_of_the_node_is_told", adopt::root_a_restart_of_the_node_is_told),
+    (
+        "root_one_whose_shim_is_killed_is_cleared_away_and_told",
+        adopt::root_one_whose_shim_is_killed_is_cleared_away_and_told,
+    ),
     ("root_a_program_runs_in_the_world_of_its_container", exec::root_a_program_runs_in_the_world_of_its_container),
     (
         "root_a_program_has_no_more_rights_than_its_container",
