@@ -13,6 +13,15 @@ use tokio::sync::mpsc;
 /// Layouts that are asked for at once.
 const LAYOUTS_AT_ONCE: usize = 4;
 
+/// Requests whose frames are decoded at one time.
+const DECODED_AT_ONCE: usize = 2;
+
+/// What a request gave: bytes of a pack, or, by a new layout, what several requests gave.
+enum Came {
+    Bytes(Job, Bytes),
+    Again(Vec<Arrived>),
+}
+
 /// What came of one request: each frame decoded, but no chunk verified yet.
 pub(crate) struct Arrived {
     pub(crate) pack: PackId,
@@ -101,12 +110,22 @@ impl Fetcher {
         jobs: impl futures_util::Stream<Item = Result<Job, TransferError>>,
         arrived: mpsc::Sender<Arrived>,
     ) -> Result<Fetched, TransferError> {
+        // Bytes on their way are compressed and small; decoded ones are not, so that fewer of them wait for the writer.
         let fetching = jobs
             .map(|job| {
                 let fetcher = self.clone();
                 async move { fetcher.job_fetch(job?).await }
             })
-            .buffer_unordered(self.connections.max(1));
+            .buffer_unordered(self.connections.max(1))
+            .map(|came| async move {
+                let (fetched, came) = came?;
+                let list = match came {
+                    Came::Bytes(job, bytes) => vec![decode(job, bytes).await?],
+                    Came::Again(list) => list,
+                };
+                Ok::<_, TransferError>((fetched, list))
+            })
+            .buffer_unordered(DECODED_AT_ONCE);
         let mut fetching = std::pin::pin!(fetching);
         let mut total = Fetched::default();
         loop {
@@ -124,16 +143,17 @@ impl Fetcher {
         }
     }
 
-    async fn job_fetch(&self, job: Job) -> Result<(Fetched, Vec<Arrived>), TransferError> {
+    async fn job_fetch(&self, job: Job) -> Result<(Fetched, Came), TransferError> {
         match self.job_read(&job).await {
             Ok(bytes) => {
                 let fetched = Fetched { bytes: bytes.len() as u64, requests: 1 };
-                Ok((fetched, vec![decode(job, bytes).await?]))
+                Ok((fetched, Came::Bytes(job, bytes)))
             }
             // Prune moved the chunks, the capability ended, or the pack is quarantined: a new layout says where to go.
             Err(why) if needs_layout(&why) => {
                 let parts = job.frames.into_iter().flat_map(|frame| frame.parts).collect();
-                self.parts_fetch(parts).await
+                let (fetched, list) = self.parts_fetch(parts).await?;
+                Ok((fetched, Came::Again(list)))
             }
             Err(why) => Err(why.into()),
         }

@@ -3,6 +3,7 @@
 use super::report::Line;
 use super::sample::{Sample, middle};
 use anyhow::Result;
+use std::time::{Duration, Instant};
 
 type Work<'a> = Box<dyn FnMut() -> Result<Vec<Sample>> + 'a>;
 
@@ -12,11 +13,15 @@ pub(super) struct Contender<'a> {
     work: Work<'a>,
     samples: Vec<Vec<Sample>>,
     failed: Option<String>,
+    slow: bool,
 }
+
+/// A peer that takes longer does not run again, so that all of it ends within an hour.
+const LONG: Duration = Duration::from_secs(100);
 
 impl<'a> Contender<'a> {
     pub(super) fn new(who: impl Into<String>, work: impl FnMut() -> Result<Vec<Sample>> + 'a) -> Self {
-        Self { who: who.into(), work: Box::new(work), samples: Vec::new(), failed: None }
+        Self { who: who.into(), work: Box::new(work), samples: Vec::new(), failed: None, slow: false }
     }
 
     /// One that has a single step.
@@ -28,10 +33,17 @@ impl<'a> Contender<'a> {
 /// Runs all of them `runs` times in turn; the first is ours, which everything is compared with. One that fails is out, and its line says why.
 pub(super) fn contest(runs: usize, steps: &[&str], mut contenders: Vec<Contender<'_>>) -> Vec<Line> {
     for round in 0..runs {
-        for contender in contenders.iter_mut().filter(|contender| contender.failed.is_none()) {
+        for (number, contender) in contenders.iter_mut().enumerate() {
+            if contender.failed.is_some() || contender.slow && number > 0 {
+                continue;
+            }
+            let begun = Instant::now();
             eprintln!("  {} ({} of {runs})", contender.who, round + 1);
             match (contender.work)() {
-                Ok(samples) => contender.samples.push(samples),
+                Ok(samples) => {
+                    contender.samples.push(samples);
+                    contender.slow = begun.elapsed() > LONG;
+                }
                 Err(why) => {
                     eprintln!("  {}: {why:#}", contender.who);
                     contender.failed = Some(format!("{why:#}"));
@@ -49,7 +61,8 @@ pub(super) fn contest(runs: usize, steps: &[&str], mut contenders: Vec<Contender
                 None if samples.is_empty() => continue,
                 None => Ok(middle(&samples)),
             };
-            lines.push(Line { what: (*step).to_owned(), who: contender.who.clone(), result });
+            let once = runs > 1 && samples.len() == 1;
+            lines.push(Line { what: (*step).to_owned(), who: contender.who.clone(), once, result });
         }
     }
     lines

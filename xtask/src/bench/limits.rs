@@ -79,7 +79,11 @@ fn row(what: &str, limit: u64, result: Result<f64>) -> Row {
         Ok(peak) => Row::new(what, "MB", peak).goal(goal, true),
         Err(why) => {
             eprintln!("  {what}: {why:#}");
-            Row::new(what, "MB", f64::NAN).goal(format!("{goal} ({why:#})"), false)
+            // The first words say how it ended, the lines after them are the program's own.
+            let why = format!("{why:#}");
+            let ended =
+                why.lines().next().and_then(|line| line.rsplit_once(": ").map(|(ended, _)| ended)).unwrap_or("failed");
+            Row::new(what, "MB", f64::NAN).goal(format!("{goal} ({ended})"), false)
         }
     }
 }

@@ -30,6 +30,8 @@ impl From<Vec<Row>> for Found {
 pub(super) struct Line {
     pub(super) what: String,
     pub(super) who: String,
+    /// It was so slow that it ran once only.
+    pub(super) once: bool,
     pub(super) result: Result<Sample, String>,
 }
 
@@ -137,6 +139,7 @@ const HEAD: [&str; 9] = ["what", "ours", "peer", "peer is", "ratio", "wall s, ou
 
 pub(super) fn short(value: f64) -> String {
     match value.abs() {
+        none if none.is_nan() => "–".into(),
         big if big >= 100.0 => format!("{value:.0}"),
         big if big >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
@@ -180,7 +183,7 @@ fn lines_cells(lines: &[Line]) -> Vec<[String; 11]> {
         };
         cells.push([
             line.what.clone(),
-            line.who.clone(),
+            if line.once { format!("{} (one run: too slow for more)", line.who) } else { line.who.clone() },
             short(wall),
             short(cpu),
             short(peak_mb),
@@ -291,9 +294,7 @@ impl Report {
             plot.keep(&top().join("docs/benchmarks"))?;
         }
         let (begin, end) = (format!("<!-- measure {} -->\n", self.name), "<!-- end -->\n");
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|_| {
-            "# Benchmarks\n\nMade by `cargo xtask bench --keep`. The ratio to a peer or floor in the same run counts; seconds are those of one machine.\n".into()
-        });
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         let new = format!("{begin}{}{end}", self.table());
         let text = match text.split_once(&begin) {
             Some((before, rest)) => {
