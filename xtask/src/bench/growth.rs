@@ -54,7 +54,8 @@ pub(super) fn large_image(stage: &Stage, size: u64) -> Result<Scratch> {
     let path = stage.folder().join(format!("large-{size}.img"));
     let file = File::create(&path).context("making an image")?;
     file.set_len(size).context("making an image")?;
-    let mut random = Random::new(64);
+    // Another image for each size, so that none is known already.
+    let mut random = Random::new(size);
     for piece in 0..64 {
         let mut bytes = Vec::with_capacity((1 << 20) + 100);
         while bytes.len() < 1 << 20 {
