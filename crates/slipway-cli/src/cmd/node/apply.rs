@@ -133,6 +133,9 @@ fn table(rows: &[Row]) -> Table {
     table
 }
 
+/// After this time what has begun is taken for running.
+const SETTLED: Duration = Duration::from_millis(500);
+
 /// Waits until the containers run. What was made stays, whatever comes of the waiting.
 async fn ready_wait(client: &NodeClient, rows: &[Row], limit: Duration, stop: &AtomicBool) -> Result<(), Failure> {
     let begun = Instant::now();
@@ -155,6 +158,11 @@ async fn ready_wait(client: &NodeClient, rows: &[Row], limit: Duration, stop: &A
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+    // One that ends as soon as it has begun does not run.
+    tokio::time::sleep(SETTLED).await;
+    for id in rows.iter().filter(|row| row.object == "container").filter_map(|row| row.id) {
+        is_ready(&client.container_get(&ContainerKey::Id(id)).await?)?;
     }
     Ok(())
 }
