@@ -68,7 +68,7 @@ fn address_parse(address: &str) -> Result<Url, FetchError> {
 
 impl Fetch {
     /// Asks for what is at an address; `idle` is the longest silence, before the answer and within it. Proxies of the environment are not
-    /// used. Redirects are followed five times, never from `https` to `http`.
+    /// used. Redirects are followed five times, on the same host alone, and never from `https` to `http`.
     ///
     /// # Errors
     /// When it is no address, the host is not known or does not answer, or the answer is not 200.
@@ -136,6 +136,10 @@ fn client(url: &Url) -> Result<Client, FetchError> {
         let with_password = !to.username().is_empty() || to.password().is_some();
         if attempt.previous().len() > REDIRECTS_MAX {
             return attempt.error("it redirects more than five times");
+        }
+        // Who may be asked was decided of the host that the request names.
+        if attempt.previous().first().and_then(Url::host_str) != to.host_str() {
+            return attempt.error("it redirects to another host; name the address that it redirects to");
         }
         match (downgrade, with_password) {
             (true, _) => attempt.error("it redirects from https to http"),

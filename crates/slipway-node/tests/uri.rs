@@ -290,6 +290,7 @@ fn refused(lab: &Lab) {
         ("/error", Answer::Status("503 Service Unavailable")),
         ("/round", Answer::To("/round".into())),
         ("/away", Answer::To("file:///etc/passwd".into())),
+        ("/elsewhere", Answer::To("http://localhost:9/a.tar".into())),
     ] {
         answers.insert(path.to_owned(), answer);
     }
@@ -321,6 +322,7 @@ fn refused(lab: &Lab) {
         ("/error", "", 500, "download", "503"),
         ("/round", "", 500, "download", "more than five times"),
         ("/away", "", 400, "download", "302"),
+        ("/elsewhere", "", 500, "download", "another host"),
     ];
     for (path, more, status, step, text) in rows {
         let begun = Instant::now();
