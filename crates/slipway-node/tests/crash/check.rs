@@ -150,7 +150,19 @@ struct Unmounted<'a>(&'a Path);
 
 impl Drop for Unmounted<'_> {
     fn drop(&mut self) {
+        // Of a check that failed: whoever still runs, and the devices that nobody deletes any more.
+        for thing in Census::take(&scope(self.0)).things() {
+            let pid = thing.name.split(',').next().and_then(|pid| pid.parse::<i32>().ok());
+            if thing.kind == "process"
+                && let Some(pid) = pid
+            {
+                let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            }
+        }
         let _ = Command::new("umount").args(["--recursive", "--lazy"]).arg(self.0.join("run")).status();
+        for thing in Census::take(&scope(self.0)).things().filter(|thing| thing.kind == "loop device") {
+            let _ = Command::new("losetup").args(["--detach", &format!("/dev/{}", thing.name)]).status();
+        }
         for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             let _ = fs::remove_dir(hierarchy.path().join("slipway").join(groups(self.0)));
         }
