@@ -16,6 +16,7 @@ mod limits;
 mod line;
 mod many;
 mod own;
+mod node;
 mod peers;
 mod plot;
 mod proxy;
@@ -82,6 +83,7 @@ const MEASURES: &[Measure] = &[
     kill::MEASURE,
     capture::MEASURE,
     versions::MEASURE,
+    node::MEASURE,
     pull::MEASURE,
     convert::MEASURE,
     growth::MEASURE,
