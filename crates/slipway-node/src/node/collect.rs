@@ -3,7 +3,7 @@
 use super::{Node, NodeConfig};
 use crate::kernel::Kernel;
 use crate::object::Phase;
-use slipway_api::node::ObjectId;
+use slipway_api::node::{Holder, ObjectId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -103,7 +103,7 @@ impl<K: Kernel> Node<K> {
                     let wait = state.retries.later(id, Instant::now(), &self.config);
                     drop(state);
                     self.retries_changed.notify_all();
-                    tracing::warn!(id, %error, "removing it again in {wait:?}");
+                    tracing::warn!(id, %error, holders = %holders_text(&error.holders), "removing it again in {wait:?}");
                 }
             }
         }
@@ -137,4 +137,15 @@ impl<K: Kernel> Node<K> {
         self.retries_changed.notify_all();
         drop(state);
     }
+}
+
+/// Who keeps something busy, for the log: the first few.
+fn holders_text(holders: &[Holder]) -> String {
+    let text = |holder: &Holder| match holder {
+        Holder::Object { object, id } => format!("{object} {id}"),
+        Holder::Mount { path, .. } => format!("mount {path}"),
+        Holder::Process { pid, command } => format!("process {pid} ({command})"),
+        Holder::Device { name } => format!("device {name}"),
+    };
+    holders.iter().take(4).map(text).collect::<Vec<_>>().join(", ")
 }
