@@ -18,7 +18,7 @@ use slipway_api::node::{ObjectId, StepError};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -259,7 +259,8 @@ impl<K: Kernel> Node<K> {
         after: impl FnOnce(T) + Send + 'static,
     ) -> Option<T> {
         self.lock().calls.insert(id);
-        let (send, receive) = channel();
+        // Without room in between: what is not taken at this end stays at the other.
+        let (send, receive) = sync_channel(0);
         std::thread::spawn(move || {
             // Who waits no longer has dropped its end.
             if let Err(unheard) = send.send(work()) {
