@@ -156,8 +156,11 @@ impl Life {
         (self.pid, self.ready, self.kill_at) = (None, false, None);
         self.kept.still = false;
         self.kept.error = how.as_ref().err().cloned();
+        // Who asked for the end has got what was asked for, even of an init that had to be killed: an ImageAPI client waits for `exited`.
+        let was_stopped = how.is_ok() && !self.kept.wanted;
         let exit = how.unwrap_or(Exit { at_ms: now_ms, ..Exit::default() });
-        self.state = if exit.code == Some(0) { ContainerState::Exited } else { ContainerState::Dead };
+        let is_well = was_stopped || exit.code == Some(0);
+        self.state = if is_well { ContainerState::Exited } else { ContainerState::Dead };
         let ran_ms = exit.at_ms - self.kept.started_at_ms.unwrap_or(exit.at_ms);
         if ran_ms >= LASTING_MS {
             self.kept.in_row = 0;

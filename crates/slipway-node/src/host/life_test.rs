@@ -84,8 +84,9 @@ impl Machine {
                     Some(code) => Ok(Exit { code: Some(code), at_ms: self.now_ms, ..Exit::default() }),
                     None => Err(StepError { step: "shim".into(), errno: None, text: String::new() }),
                 };
+                let was_stopped = !self.life.kept.wanted && code.is_some();
                 let again = self.life.ended(how, &self.policy, self.now_ms);
-                assert_eq!(self.life.state, if code == Some(0) { Exited } else { Dead });
+                assert_eq!(self.life.state, if was_stopped || code == Some(0) { Exited } else { Dead });
                 self.later(again);
             }
             Act::End(_) => {}
@@ -139,7 +140,7 @@ impl Machine {
             Running => assert!(self.life.kept.wanted && self.life.kept.error.is_none()),
             Paused => assert!(self.life.kept.still),
             Stopping => assert!(!self.life.kept.wanted && self.life.kill_at.is_some()),
-            Exited => assert_eq!(self.life.kept.exit.as_ref().unwrap().code, Some(0)),
+            Exited => assert!(self.life.kept.exit.as_ref().unwrap().code == Some(0) || !self.life.kept.wanted),
             Dead => assert!(
                 self.life.kept.error.is_some() || self.life.kept.exit.as_ref().is_some_and(|exit| exit.code != Some(0))
             ),

@@ -29,7 +29,7 @@ pub(crate) fn root_a_new_service_finds_all_as_it_was() {
     assert_eq!((lab.get(ends.id).state, lab.get(ends.id).exit.unwrap().code), (Dead, Some(7)));
     // A stop that was asked for goes on.
     assert_eq!(lab.get(slow.id).state, Stopping);
-    assert_eq!(lab.until_state(slow.id, Dead).exit.unwrap().signal, Some(9));
+    assert_eq!(lab.until_state(slow.id, Exited).exit.unwrap().signal, Some(9));
     assert_eq!(lab.set(runs.id, Exited).unwrap().exit.unwrap().code, Some(0));
     lab.restart();
     assert_eq!(lab.get(runs.id).state, Exited);
