@@ -109,7 +109,7 @@ impl CgroupPlace {
     pub fn make(&self, limits: &Resources) -> Result<(), DriverError> {
         crash_point("cgroup.make.before");
         for dir in self.dirs() {
-            fs::create_dir_all(dir).map_err(|error| failed("cgroup", dir, &error))?;
+            group_make(dir).map_err(|error| failed("cgroup", dir, &error))?;
             // Each hierarchy is a step of its own.
             crash_point("cgroup.make.after");
         }
@@ -218,7 +218,7 @@ impl CgroupPlace {
             _ => dir.clone(),
         });
         self.v2.iter().cloned().chain(inner).try_for_each(|dir| {
-            fs::create_dir_all(&dir).map_err(|error| failed("cgroup", &dir, &error))?;
+            group_make(&dir).map_err(|error| failed("cgroup", &dir, &error))?;
             set(&dir, "cgroup.procs", "0")
         })
     }
@@ -313,8 +313,23 @@ impl CgroupPlace {
         for dir in self.dirs() {
             remove_tree(dir)?;
             crash_point("cgroup.remove.after");
+            // The last container takes the service's own groups with it; while others are there, the kernel refuses.
+            for parent in dir.ancestors().skip(1).take(2) {
+                let _ = fs::remove_dir(parent);
+            }
         }
         Ok(())
+    }
+}
+
+/// Makes a group with those above it, which another container, the last one but this, may just have taken away.
+fn group_make(dir: &Path) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match fs::create_dir_all(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < 100 => tries += 1,
+            done => return done,
+        }
     }
 }
 
