@@ -51,7 +51,6 @@ fn run(stage: &Stage) -> Result<Found> {
     let pid = server.pid().context("the server has ended")?;
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").context("forgetting a peak of memory")?;
     let before = so_far(pid)?.cpu;
-    let (ended, rounds, troubles) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
     let begun = Instant::now();
     let agents: Vec<_> =
         (0..clients).map(|number| (number, stage.folder().join(format!("many-{number}.img")))).collect();
@@ -62,32 +61,7 @@ fn run(stage: &Stage) -> Result<Found> {
         command.args(["flash", "me/many:0", text(target)?]);
         words.push(command);
     }
-    let results: Vec<Result<f64>> = thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut care = care;
-            while !ended.load(Ordering::Relaxed) {
-                for command in &mut care {
-                    if let Err(why) = read(command) {
-                        eprintln!("  {why:#}");
-                        troubles.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                rounds.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        let running: Vec<_> = words
-            .into_iter()
-            .map(|mut command| {
-                scope.spawn(move || {
-                    let begun = Instant::now();
-                    read(&mut command).map(|_| begun.elapsed().as_secs_f64())
-                })
-            })
-            .collect();
-        let joined = running.into_iter().map(|one| one.join().unwrap_or_else(|_| bail!("a thread panicked"))).collect();
-        ended.store(true, Ordering::Relaxed);
-        joined
-    });
+    let (results, rounds, troubles) = together(words, care);
     let wall = begun.elapsed().as_secs_f64();
     let after = so_far(pid)?;
     let mut failures = 0;
@@ -120,8 +94,8 @@ fn run(stage: &Stage) -> Result<Found> {
     Ok(vec![
         Row::new("flashes at once", "", f64::from(clients)),
         Row::new("of which failed", "", f64::from(failures)).most(0.0),
-        Row::new("checks and prunes meanwhile", "", f64::from(rounds.into_inner())),
-        Row::new("of which failed", "", f64::from(troubles.into_inner())).most(0.0),
+        Row::new("checks and prunes meanwhile", "", f64::from(rounds)),
+        Row::new("of which failed", "", f64::from(troubles)).most(0.0),
         Row::new("all of them", "s", wall).peer("one alone", alone.sample.wall),
         Row::new("written into files, all together", "MB", data_mb * f64::from(clients)),
         Row::new("slowest flash's rate over the median", "×", share).goal("≥ 0.5", share >= 0.5),
@@ -129,4 +103,35 @@ fn run(stage: &Stage) -> Result<Found> {
         Row::new("memory of the server, checks and prunes included", "MB", after.peak_mb).most(most),
     ]
     .into())
+}
+
+/// All of them at once, each with its seconds, and the others again and again meanwhile: how many rounds, and how many of these failed.
+fn together(words: Vec<Command>, mut care: [Command; 2]) -> (Vec<Result<f64>>, u32, u32) {
+    let (ended, rounds, troubles) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
+    let results = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                for command in &mut care {
+                    if let Err(why) = read(command) {
+                        eprintln!("  {why:#}");
+                        troubles.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                rounds.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let running: Vec<_> = words
+            .into_iter()
+            .map(|mut command| {
+                scope.spawn(move || {
+                    let begun = Instant::now();
+                    read(&mut command).map(|_| begun.elapsed().as_secs_f64())
+                })
+            })
+            .collect();
+        let joined = running.into_iter().map(|one| one.join().unwrap_or_else(|_| bail!("a thread panicked"))).collect();
+        ended.store(true, Ordering::Relaxed);
+        joined
+    });
+    (results, rounds.into_inner(), troubles.into_inner())
 }
