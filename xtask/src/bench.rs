@@ -1,7 +1,7 @@
 //! Measures: our figure, and beside it a peer's or a floor's, both in the same run on the same machine.
 //!
 //! A measure is a file here and a line in [`MEASURES`]. It gets a [`Stage`] (release programs, a server, images), runs each side at least
-//! three times in turn ([`sample::paired`]), and gives [`Row`]s. Nothing is written into the checkout unless `--keep` is given.
+//! three times in turn ([`sample::paired`]), and gives [`Found`]. Nothing is written into the checkout unless `--keep` is given.
 
 mod capture;
 mod contest;

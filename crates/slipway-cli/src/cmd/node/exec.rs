@@ -32,8 +32,7 @@ pub(crate) struct Args {
     /// Its directory [default: that of the init]
     #[arg(long, value_name = "PATH")]
     cwd: Option<String>,
-    /// UID[:GID] or a name of the container's own [default: the init's]
-    #[arg(short, long)]
+    #[arg(short, long, help = "UID[:GID] or a name of the container's own [default: the init's]")]
     user: Option<String>,
     /// The container's name or number
     name: String,

@@ -37,8 +37,7 @@ pub(crate) struct Args {
     /// Its directory [default: /]
     #[arg(long, value_name = "PATH")]
     cwd: Option<String>,
-    /// UID[:GID] or a name of its own [default: root]
-    #[arg(short, long)]
+    #[arg(short, long, help = "UID[:GID] or a name of its own [default: root]")]
     user: Option<String>,
     /// Its host name [default: the node's]
     #[arg(long, value_name = "NAME")]
@@ -55,8 +54,8 @@ pub(crate) struct Args {
     /// Processes and threads
     #[arg(long, value_name = "N")]
     pids: Option<u64>,
-    /// no, on-failure[:TIMES] or always; with -d
     #[arg(long, value_name = "WHEN", value_parser = restart_read, requires = "detach")]
+    #[arg(help = "no, on-failure[:TIMES] or always; with -d")]
     restart: Option<Restart>,
     /// Its time to end before it is killed [default: 10s; systemd: 90s]
     #[arg(long, value_name = "TIME", value_parser = crate::human::duration_read)]
