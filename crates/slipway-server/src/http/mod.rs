@@ -3,6 +3,7 @@
 pub(crate) mod accept;
 pub(crate) mod answer;
 pub(crate) mod ask;
+pub(crate) mod buffer;
 pub(crate) mod client;
 pub(crate) mod encode;
 pub(crate) mod failure;

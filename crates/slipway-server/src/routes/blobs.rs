@@ -14,14 +14,12 @@ use slipway_store::{SpaceId, StoreError};
 use super::parts::seconds_now;
 use crate::http::answer::{self, Answered, header_set};
 use crate::http::ask::Ask;
+use crate::http::buffer::piece_read;
 use crate::http::failure::blocking;
 use crate::http::range::{Wanted, range_read};
 use crate::http::stream::{Pieces, body_of};
 use crate::http::tag;
 use crate::rules::store_problem::store_problem;
-
-/// Bytes read at one time for one client.
-const PIECE: u64 = 512 << 10;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -111,14 +109,12 @@ impl Pieces for PackPieces {
         if self.left == 0 {
             return Ok(None);
         }
-        let wanted = PIECE.min(self.left);
-        let mut piece = Vec::with_capacity(wanted as usize);
         let failed = |why: &str| Problem::new(Code::Damaged, format!("reading a pack: {why}"));
-        self.reader.by_ref().take(wanted).read_to_end(&mut piece).map_err(|error| failed(&error.to_string()))?;
+        let piece = piece_read(&mut self.reader, self.left).map_err(|error| failed(&error.to_string()))?;
         if piece.is_empty() {
             return Err(failed("it is shorter than its row says"));
         }
         self.left -= piece.len() as u64;
-        Ok(Some(Bytes::from(piece)))
+        Ok(Some(piece))
     }
 }

@@ -1,5 +1,6 @@
 //! What the store says, in the words of the API.
 
+use crate::db::TxError;
 use slipway_api::{Code, Problem};
 use slipway_store::{LedgerError, StoreError};
 use std::io;
@@ -43,12 +44,23 @@ pub fn store_problem(act: &str, error: StoreError) -> Problem {
         StoreError::PlanStale => Problem::new(Code::Conflict, title).hint("prune again"),
         StoreError::Busy => Problem::new(Code::Conflict, title).hint("wait for the other one to end"),
         StoreError::Ledger(LedgerError::Gone(_)) => Problem::new(Code::ChunksGone, title).hint("send them again"),
-        StoreError::Ledger(LedgerError::Rows(_)) | StoreError::Blob(_) => {
-            tracing::error!(error = title, "store");
-            Problem::new(Code::Internal, format!("{act}: the storage did not do what it was asked"))
-                .hint("the server's log has the reason")
-        }
+        // The rows of the store are the database's, which has its own reasons, such as a full disk.
+        StoreError::Ledger(LedgerError::Rows(why)) => match why.downcast::<TxError>() {
+            Ok(why) => {
+                let mut problem = Problem::from(*why);
+                problem.title = format!("{act}: {}", problem.title);
+                problem
+            }
+            Err(_) => unexplained(act, &title),
+        },
+        StoreError::Blob(_) => unexplained(act, &title),
     }
+}
+
+fn unexplained(act: &str, title: &str) -> Problem {
+    tracing::error!(error = title, "store");
+    Problem::new(Code::Internal, format!("{act}: the storage did not do what it was asked"))
+        .hint("the server's log has the reason")
 }
 
 /// An error while reading what somebody sends. A reader that knows better hands a [`Problem`] through as the error's inside.
@@ -89,6 +101,9 @@ mod tests {
         check(StoreError::Source(io::Error::from_raw_os_error(28)), Code::NoSpace);
         let known = Problem::new(Code::DigestMismatch, "the body has another digest");
         check(StoreError::Source(io::Error::other(known)), Code::DigestMismatch);
+        let rows = crate::db::TxError::from(Problem::new(Code::Conflict, "the database has its reason"));
+        check(StoreError::Ledger(slipway_store::LedgerError::rows(rows)), Code::Conflict);
+        check(StoreError::Ledger(slipway_store::LedgerError::rows("something else")), Code::Internal);
         check(StoreError::PastEnd { offset: 1, len: 1, size: 1 }, Code::RangeNotSatisfiable);
         check(StoreError::TooLarge { what: "body", len: 2, max: 1 }, Code::TooLarge);
     }
