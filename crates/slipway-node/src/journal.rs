@@ -117,18 +117,26 @@ impl Journal {
         Ok(())
     }
 
-    /// Forgets objects that are gone.
+    /// Forgets objects that are gone. [`settle`](Self::settle) makes that hold through a crash of the node; without it, what nobody claims is
+    /// found unclaimed again, and goes again.
     ///
     /// # Errors
-    /// When that is not on stable storage.
+    /// When it could not be written.
     pub fn forget(&mut self, ids: &[ObjectId]) -> io::Result<()> {
         crash_point("journal.forget.before");
         put(&mut self.run, ids.iter().map(|id| Line::Gone(*id)))?;
         crash_point("journal.forget.run");
         put(&mut self.state, ids.iter().map(|id| Line::Gone(*id)))?;
-        self.state.sync_data()?;
         crash_point("journal.forget.after");
         Ok(())
+    }
+
+    /// Waits until all that was kept and forgotten is on stable storage.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn settle(&mut self) -> io::Result<()> {
+        self.state.sync_data()
     }
 }
 

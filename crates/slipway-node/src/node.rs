@@ -290,6 +290,10 @@ impl<K: Kernel> Node<K> {
         match self.object_undo(id, &was.phase) {
             Ok(unwanted) => {
                 self.collect(unwanted, CASCADE_WAIT);
+                // What was answered stays gone, whatever becomes of the node.
+                if let Err(error) = self.lock().journal.settle() {
+                    tracing::error!(id, %error, "writing the journal");
+                }
                 Ok(was)
             }
             Err(error) => {
