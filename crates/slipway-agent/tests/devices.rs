@@ -53,6 +53,10 @@ fn secret_kept(guest: &Guest, secret: &str) {
 #[test]
 #[ignore = "needs root"]
 fn root_iscsi_over_the_api() {
+    slipway_lab::once_more(root_iscsi_over_the_api_once);
+}
+
+fn root_iscsi_over_the_api_once() {
     const IQN: &str = "iqn.2026-01.test.slipway:disk";
     let mut spec = GuestSpec::new(Root::Host).with_modules(ISCSI_TARGET_MODULES).with_setup(&iscsi_target(IQN));
     spec.layers.push(packages_unpack(&["open-iscsi"], Base::Host).unwrap());
@@ -113,6 +117,10 @@ fn root_iscsi_over_the_api() {
 #[test]
 #[ignore = "needs root"]
 fn root_rbd_over_the_api() {
+    slipway_lab::once_more(root_rbd_over_the_api_once);
+}
+
+fn root_rbd_over_the_api_once() {
     let net = Arc::new(GuestNet::new().unwrap());
     let ceph = Ceph::start(&net).unwrap();
     let top = tempfile::tempdir().unwrap();

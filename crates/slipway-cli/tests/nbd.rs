@@ -388,6 +388,10 @@ fn rights_that_end_and_servers_that_come_back() {
 #[test]
 #[ignore = "needs root"]
 fn root_a_guests_kernel_attaches_and_mounts_an_export() {
+    slipway_lab::once_more(root_a_guests_kernel_attaches_and_mounts_an_export_once);
+}
+
+fn root_a_guests_kernel_attaches_and_mounts_an_export_once() {
     let folder = tempfile::tempdir().unwrap();
     let tree = samples::tree(folder.path());
     let sample = samples::ext4(folder.path(), &tree, "ext4", 64);

@@ -204,6 +204,10 @@ fn packs_damage(folder: &Path) -> usize {
 #[test]
 #[ignore = "needs root"]
 fn root_a_version_is_a_device_of_a_node() {
+    slipway_lab::once_more(root_a_version_is_a_device_of_a_node_once);
+}
+
+fn root_a_version_is_a_device_of_a_node_once() {
     if !inside("root_a_version_is_a_device_of_a_node") {
         return;
     }
@@ -345,6 +349,10 @@ const POINTS: [&str; 8] = [
 #[test]
 #[ignore = "needs root"]
 fn root_nothing_of_an_export_is_left_by_a_service_that_dies() {
+    slipway_lab::once_more(root_nothing_of_an_export_is_left_by_a_service_that_dies_once);
+}
+
+fn root_nothing_of_an_export_is_left_by_a_service_that_dies_once() {
     if !inside("root_nothing_of_an_export_is_left_by_a_service_that_dies") {
         return;
     }

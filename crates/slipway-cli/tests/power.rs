@@ -99,6 +99,10 @@ elif cmp -s -n 8192 /run/disk /dev/zero; then echo shut; else echo mixture; fi")
 #[test]
 #[ignore = "needs root"]
 fn root_a_flash_over_which_the_power_fails_is_never_half_a_system() {
+    slipway_lab::once_more(root_a_flash_over_which_the_power_fails_is_never_half_a_system_once);
+}
+
+fn root_a_flash_over_which_the_power_fails_is_never_half_a_system_once() {
     let folder = tempfile::tempdir().unwrap();
     let lab = Lab::new(folder.path());
     let seed = kit::seed("power");

@@ -27,6 +27,7 @@ mod net;
 mod packages;
 mod script;
 mod spec;
+mod stall;
 mod target;
 
 pub use ceph::Ceph;
@@ -35,4 +36,5 @@ pub use guest::{Guest, Job, Output};
 pub use net::GuestNet;
 pub use packages::{Base, packages_unpack};
 pub use spec::{GuestFile, GuestSpec, Root, Share};
+pub use stall::once_more;
 pub use target::{ISCSI_TARGET_MODULES, iscsi_target};

@@ -17,6 +17,10 @@ fn guest(packages: &[&str], modules: &[&str]) -> Guest {
 #[test]
 #[ignore = "needs root"]
 fn root_iscsi_from_the_guests_own_target() {
+    slipway_lab::once_more(root_iscsi_from_the_guests_own_target_once);
+}
+
+fn root_iscsi_from_the_guests_own_target_once() {
     let guest = guest(&["open-iscsi"], &["iscsi_tcp", "sd_mod", "target_core_file", "iscsi_target_mod", "ext4", "md5"]);
     guest.ok(r#"
 mount -t configfs none /sys/kernel/config
@@ -51,6 +55,10 @@ iscsiadm -m node -T $IQN -p 127.0.0.1:3260 -o new"#);
 #[test]
 #[ignore = "needs root"]
 fn root_nfs_from_the_guests_own_server() {
+    slipway_lab::once_more(root_nfs_from_the_guests_own_server_once);
+}
+
+fn root_nfs_from_the_guests_own_server_once() {
     let guest = guest(&["nfs-kernel-server", "nfs-common"], &["nfsd", "nfsv4"]);
     guest.ok(r#"
 mkdir -p /run/export /mnt/n /var/lib/nfs/rpc_pipefs /var/lib/nfs/v4recovery /var/lib/nfs/sm
@@ -74,6 +82,10 @@ mount -t nfs -o vers=4.2,addr=127.0.0.1,clientaddr=127.0.0.1 127.0.0.1:/ /mnt/n"
 #[test]
 #[ignore = "needs root"]
 fn root_a_disk_that_fails_by_dm_flakey() {
+    slipway_lab::once_more(root_a_disk_that_fails_by_dm_flakey_once);
+}
+
+fn root_a_disk_that_fails_by_dm_flakey_once() {
     let guest = guest(&["dmsetup"], &["dm-flakey", "loop", "ext4"]);
     guest.ok(r#"
 export DM_DISABLE_UDEV=1
@@ -100,6 +112,10 @@ mke2fs -q -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 /dev/mapper/flaky; m
 #[test]
 #[ignore = "needs root"]
 fn root_systemd_in_a_container_on_cgroup_v2() {
+    slipway_lab::once_more(root_systemd_in_a_container_on_cgroup_v2_once);
+}
+
+fn root_systemd_in_a_container_on_cgroup_v2_once() {
     let root = packages_unpack(
         &["systemd", "dbus", "base-files", "base-passwd", "bash", "dash", "coreutils", "util-linux", "mount"],
         Base::Nothing,

@@ -172,6 +172,10 @@ fn direct(device: &str, at: u64) -> (bool, Duration) {
 #[test]
 #[ignore = "needs root"]
 fn root_nbd_from_real_servers() {
+    slipway_lab::once_more(root_nbd_from_real_servers_once);
+}
+
+fn root_nbd_from_real_servers_once() {
     if !inside("root_nbd_from_real_servers", &["nbd-server", "nbdkit"]) {
         return;
     }
@@ -270,6 +274,10 @@ fn root_nbd_from_real_servers() {
 #[test]
 #[ignore = "needs root"]
 fn root_nbd_in_use_stays_and_servers_come_and_go() {
+    slipway_lab::once_more(root_nbd_in_use_stays_and_servers_come_and_go_once);
+}
+
+fn root_nbd_in_use_stays_and_servers_come_and_go_once() {
     if !inside("root_nbd_in_use_stays_and_servers_come_and_go", &[]) {
         return;
     }
@@ -391,6 +399,10 @@ fn service_that_dies(top: &Path) {
 #[test]
 #[ignore = "needs root"]
 fn root_nbd_after_a_crash_at_every_point() {
+    slipway_lab::once_more(root_nbd_after_a_crash_at_every_point_once);
+}
+
+fn root_nbd_after_a_crash_at_every_point_once() {
     if let Some(top) = std::env::var_os("SLIPWAY_TEST_TOP") {
         return service_that_dies(Path::new(&top));
     }
