@@ -29,7 +29,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use watch::Watch;
 
 /// How to run a host.
@@ -369,15 +369,23 @@ impl Drop for Host {
     }
 }
 
+/// How long the lock of a service that died may outlive it: until a shim that it was just making has become a program of its own.
+const LOCK_LINGERS: Duration = Duration::from_secs(2);
+
 /// Refuses to share the run directory with a service that lives.
 fn lock_take(config: &HostConfig) -> io::Result<File> {
     let path = config.run_dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(errno) => {
-            let text = format!("{}: another service uses this directory ({})", path.display(), io::Error::from(errno));
-            Err(io::Error::new(io::ErrorKind::AddrInUse, text))
+    let begun = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(_) if begun.elapsed() < LOCK_LINGERS => std::thread::sleep(Duration::from_millis(20)),
+            Err(errno) => {
+                let why = io::Error::from(errno);
+                let text = format!("{}: another service uses this directory ({why})", path.display());
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+            }
         }
     }
 }
