@@ -369,23 +369,32 @@ impl Drop for Host {
     }
 }
 
-/// How long the lock of a service that died may outlive it: until a shim that it was just making has become a program of its own.
-const LOCK_LINGERS: Duration = Duration::from_secs(2);
-
 /// Refuses to share the run directory with a service that lives.
 fn lock_take(config: &HostConfig) -> io::Result<File> {
     let path = config.run_dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+    match lock_wait(&file) {
+        Ok(()) => Ok(file),
+        Err(why) => {
+            let text = format!("{}: another service uses this directory ({why})", path.display());
+            Err(io::Error::new(io::ErrorKind::AddrInUse, text))
+        }
+    }
+}
+
+/// How long the lock of a service that died may outlive it: until a program that it was just starting has become one of its own.
+const LOCK_LINGERS: Duration = Duration::from_secs(2);
+
+/// Locks a file that one living service may hold.
+///
+/// # Errors
+/// When another holds it for longer than a dead one could.
+pub fn lock_wait(file: &File) -> io::Result<()> {
     let begun = Instant::now();
     loop {
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
+        match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Err(_) if begun.elapsed() < LOCK_LINGERS => std::thread::sleep(Duration::from_millis(20)),
-            Err(errno) => {
-                let why = io::Error::from(errno);
-                let text = format!("{}: another service uses this directory ({why})", path.display());
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
-            }
+            locked => return locked.map_err(io::Error::from),
         }
     }
 }

@@ -28,7 +28,7 @@ pub use container::{
 pub use crash::{CRASH_POINTS, crash_point};
 pub use event::{Batch, Events};
 pub use export::{ExportFiles, ExportReport, ExportSpec, export_begin};
-pub use host::{Counts, Exec, Host, HostConfig, LogReader, Which};
+pub use host::{Counts, Exec, Host, HostConfig, LogReader, Which, lock_wait};
 pub use journal::{Journal, Restored};
 pub use kernel::{Found, Kernel, Make};
 pub use linux::Linux;

@@ -1,30 +1,14 @@
 //! The two directories of a service: closed to others, and held by one service at a time.
 
 use crate::failure::Failure;
-use rustix::fs::FlockOperation;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// Holds a directory until it is dropped or the process dies.
 #[derive(Debug)]
 pub(crate) struct Held(#[allow(dead_code, reason = "it is the lock")] File);
-
-/// How long the lock of a service that died may outlive it: until a program that it was just starting has become one of its own.
-const LOCK_LINGERS: Duration = Duration::from_secs(2);
-
-fn lock_take(file: &File) -> bool {
-    let begun = Instant::now();
-    loop {
-        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return true,
-            Err(_) if begun.elapsed() < LOCK_LINGERS => std::thread::sleep(Duration::from_millis(20)),
-            Err(_) => return false,
-        }
-    }
-}
 
 /// Makes a directory that only root enters, and takes it for this service.
 pub(crate) fn dir_take(dir: &Path) -> Result<Held, Failure> {
@@ -44,7 +28,7 @@ pub(crate) fn dir_take(dir: &Path) -> Result<Held, Failure> {
         .mode(0o600)
         .open(&path)
         .map_err(failed)?;
-    if !lock_take(&file) {
+    if slipway_node::lock_wait(&file).is_err() {
         let mut pid = String::new();
         let _ = file.read_to_string(&mut pid);
         let who = if pid.trim().is_empty() { "another service".to_owned() } else { format!("process {}", pid.trim()) };
