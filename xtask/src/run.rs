@@ -4,6 +4,39 @@ use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Whether programs may still be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Going {
+    On,
+    /// What runs now took too long; the next thing may begin.
+    Late,
+    /// Somebody said so; for good.
+    Stopped,
+}
+
+static GOING: AtomicU8 = AtomicU8::new(Going::On as u8);
+
+/// What was stopped stays so.
+pub(crate) fn going_set(to: Going) {
+    let change = |now: u8| (now != Going::Stopped as u8).then_some(to as u8);
+    // It gives back what was there in either case.
+    let _ = GOING.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
+}
+
+pub(crate) fn is_stopped() -> bool {
+    GOING.load(Ordering::SeqCst) == Going::Stopped as u8
+}
+
+/// An error where nothing more shall begin.
+pub(crate) fn may_go_on() -> Result<()> {
+    match GOING.load(Ordering::SeqCst) {
+        going if going == Going::On as u8 => Ok(()),
+        going if going == Going::Late as u8 => bail!("it took too long and was ended"),
+        _ => bail!("stopped"),
+    }
+}
 
 /// The top of the checkout.
 pub(crate) fn top() -> PathBuf {
@@ -24,6 +57,7 @@ fn shown(command: &Command) -> String {
 
 /// Runs it with our own output; an exit code other than 0 is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
+    may_go_on()?;
     let status = command.status().with_context(|| format!("starting {}", shown(command)))?;
     if !status.success() {
         bail!("{}: {status}", shown(command));
@@ -33,6 +67,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Runs it quietly and gives its standard output; its standard error is part of the error.
 pub(crate) fn read(command: &mut Command) -> Result<String> {
+    may_go_on()?;
     let out = command.stdin(Stdio::null()).output().with_context(|| format!("starting {}", shown(command)))?;
     if !out.status.success() {
         bail!("{}: {}\n{}", shown(command), out.status, String::from_utf8_lossy(&out.stderr).trim());

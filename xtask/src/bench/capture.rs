@@ -13,9 +13,12 @@ use std::process::Command;
 
 pub(super) const MEASURE: Measure = Measure {
     name: "capture",
+    brief: "a disk as a new version, beside partclone",
+    minutes: 2.0,
     about: "A loop device that holds v2 is pushed to a server that has v1; processor of client and server together, memory of the client. `fetched` is what was sent. \
             Beside it what makes an image of the same device without knowing the one before.",
     tools: &[ZSTD],
+    needs: "root, loop devices",
     run,
 };
 

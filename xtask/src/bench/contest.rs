@@ -2,6 +2,7 @@
 
 use super::report::Line;
 use super::sample::{Sample, middle};
+use crate::run::may_go_on;
 use anyhow::Result;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ pub(super) struct Contender<'a> {
 }
 
 /// A peer that takes longer does not run again, so that all of it ends within an hour.
-const LONG: Duration = Duration::from_secs(100);
+const LONG: Duration = Duration::from_secs(50);
 
 impl<'a> Contender<'a> {
     pub(super) fn new(who: impl Into<String>, work: impl FnMut() -> Result<Vec<Sample>> + 'a) -> Self {
@@ -35,6 +36,10 @@ pub(super) fn contest(runs: usize, steps: &[&str], mut contenders: Vec<Contender
     for round in 0..runs {
         for (number, contender) in contenders.iter_mut().enumerate() {
             if contender.failed.is_some() || contender.slow && number > 0 {
+                continue;
+            }
+            if let Err(why) = may_go_on() {
+                contender.failed = Some(why.to_string());
                 continue;
             }
             let begun = Instant::now();

@@ -7,13 +7,17 @@ use super::stage::Stage;
 use crate::run::{run as run_through, top};
 use crate::tools::{Tool, command};
 use anyhow::{Context, Result};
+use std::cell::RefCell;
 use std::path::Path;
 use std::process::Command;
 
 pub(super) const MEASURE: Measure = Measure {
     name: "convert",
+    brief: "disk images of other formats as raw, beside qemu-img",
+    minutes: 3.0,
     about: "A disk image as a sparse raw file, out of the page cache and into it; beside `qemu-img convert` of the same image.",
     tools: &[Tool { program: "qemu-img", package: "qemu-utils" }],
+    needs: "nothing",
     run,
 };
 
@@ -48,10 +52,16 @@ fn run(stage: &Stage) -> Result<Found> {
         own.arg(format).arg(&image).arg(&out);
         let mut peer = command("qemu-img");
         peer.args(["convert", "-f", qemu, "-O", "raw"]).arg(&image).arg(&out);
+        let compared = RefCell::new(Vec::new());
         let one = |program: &Command| {
             stage.settle()?;
             let sample = timed(program)?;
-            same(raw, &out)?;
+            // A program's first result; the others are its work on the same bytes.
+            let who = program.get_program().to_owned();
+            if !compared.borrow().contains(&who) {
+                same(raw, &out)?;
+                compared.borrow_mut().push(who);
+            }
             std::fs::remove_file(&out).context("removing what was converted")?;
             Ok(sample)
         };

@@ -20,11 +20,14 @@ use std::time::Instant;
 
 pub(super) const MEASURE: Measure = Measure {
     name: "flash",
+    brief: "versions onto empty, older and equal disks, beside dd, bmaptool, qemu-img, partclone, casync and bita",
+    minutes: 9.0,
     about: "Onto a loop device, from a server on loopback over plain HTTP: `slipway-agent flash` reads the disk, writes what differs, flushes, and reads \
             back what it wrote; the server's processor is a row of its own. `written` is what the kernel sent to the device, zeroed ranges included. \
             Of the peers only bmaptool checks what it copies (the archive's sums, not the disk), and none reads back. Every program's first result is \
             compared with the image.",
     tools: &[ZSTD],
+    needs: "root, loop devices",
     run,
 };
 

@@ -14,9 +14,13 @@ use std::time::Duration;
 
 pub(super) const MEASURE: Measure = Measure {
     name: "kill",
+    brief: "flashes and servers that are killed, and what is fetched twice",
+    minutes: 2.5,
     about: "A flash of v2 onto an empty disk is killed (SIGKILL) at a random moment and started again, and so is a server during a push. What came twice is \
-            counted by a proxy. A power cut is not in this measure: what the kernel held when the program died is still written.",
+            counted by a proxy. What the kernel held when a program died is still written; what a power cut takes is a test (`power_cut`), which makes disks \
+            of a recording of all writes and flushes.",
     tools: &[],
+    needs: "root, loop devices",
     run,
 };
 

@@ -13,9 +13,12 @@ use std::process::{Command, Stdio};
 
 pub(super) const MEASURE: Measure = Measure {
     name: "limits",
+    brief: "flash and ingest in control groups of 64 and 128 MB",
+    minutes: 1.5,
     about: "In a control group of the kernel with little memory, page cache included: a flash in 64 MB, whatever the image's size, and an ingest in 128 MB. \
             The figure is the group's peak; a process that the kernel kills misses the goal.",
     tools: &[],
+    needs: "root, loop devices, control groups of memory",
     run,
 };
 

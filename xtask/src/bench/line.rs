@@ -15,10 +15,13 @@ use std::time::Duration;
 
 pub(super) const MEASURE: Measure = Measure {
     name: "line",
+    brief: "a flash over 1 Gbit/s with 40 ms round trip, beside curl",
+    minutes: 1.0,
     about: "v2 into a new file through a proxy of ours that lets 125 MB/s through, all connections together, and holds each piece back for 20 ms each way \
             (it has no loss and no slow start). The rate is that from the first byte that came to the last; beside curl with one connection and one request for the same \
             packs over the same line.",
     tools: &[tool("curl", "curl")],
+    needs: "nothing",
     run,
 };
 

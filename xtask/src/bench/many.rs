@@ -19,9 +19,12 @@ use std::time::Instant;
 
 pub(super) const MEASURE: Measure = Measure {
     name: "many",
+    brief: "32 flashes at once while the server checks and prunes",
+    minutes: 1.0,
     about: "32 flashes at once of one image of 2 GiB with 400 MiB of data, into sparse files, from one server on loopback, on the same cores; `check` and `prune` run \
             over and over meanwhile. Every file is compared with the image.",
     tools: &[],
+    needs: "14 GB of disk",
     run,
 };
 

@@ -26,10 +26,16 @@ const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 150.0;
+/// Between an axis and the first and last point, for the figures beside them.
+const INNER: f64 = 20.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 48.0;
-/// Okabe and Ito's colours, which most people can tell apart.
-const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+/// After Okabe and Ito, which most people can tell apart, such that each is seen on white and on dark.
+const COLOURS: [&str; 6] = ["#2b8fd0", "#d55e00", "#009e73", "#cc79a7", "#c78a00", "#7a7af0"];
+
+/// On white paper, and on dark where the reader's system is; the picture brings its paper along, since a page's own colour is not known here.
+const STYLE: &str = ".paper{fill:#fff}text{fill:#1a1a1a}.grid{stroke:#ddd}\
+                     @media(prefers-color-scheme:dark){.paper{fill:#1d1f21}text{fill:#e8e8e8}.grid{stroke:#44484c}}";
 
 /// Powers of ten around the values, at least one decade.
 fn decades(values: impl Iterator<Item = f64>) -> (i32, i32) {
@@ -52,20 +58,48 @@ fn tick(power: i32) -> String {
     }
 }
 
+/// "10,000"; parts only of small numbers.
+fn grouped(value: f64) -> String {
+    if value < 1000.0 {
+        return format!("{}", (value * 100.0).round() / 100.0);
+    }
+    format!("{},{:03}", (value / 1000.0).floor(), value % 1000.0)
+}
+
 impl Plot {
+    /// The curves in words, for who cannot see them.
+    fn told(&self) -> String {
+        let one = |series: &Series| {
+            let points = series.points.iter().map(|(x, y)| format!("{} at {x}", super::report::short(*y)));
+            format!("{}: {}", series.name, points.collect::<Vec<_>>().join(", "))
+        };
+        let all: Vec<_> = self.series.iter().map(one).collect();
+        format!("{} over {}, both axes logarithmic. {}.", self.y, self.x, all.join("; "))
+    }
+
     pub(super) fn svg(&self) -> String {
         let points = || self.series.iter().flat_map(|series| series.points.iter());
-        let (x_low, x_high) = decades(points().map(|point| point.0));
+        // Each place at which something was measured has its mark.
+        let mut places: Vec<f64> = points().map(|point| point.0).filter(|x| *x > 0.0).collect();
+        places.sort_unstable_by(f64::total_cmp);
+        places.dedup();
+        let (x_low, x_high) = match (places.first(), places.last()) {
+            (Some(low), Some(high)) if low < high => (low.log10(), high.log10()),
+            (Some(one), _) => (one.log10() - 0.5, one.log10() + 0.5),
+            _ => (0.0, 1.0),
+        };
         let (y_low, y_high) = decades(points().map(|point| point.1));
         let place_x =
-            |x: f64| LEFT + (x.log10() - f64::from(x_low)) / f64::from(x_high - x_low) * (WIDTH - LEFT - RIGHT);
+            |x: f64| LEFT + INNER + (x.log10() - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT - 2.0 * INNER);
         let place_y = |y: f64| {
             HEIGHT - BOTTOM - (y.log10() - f64::from(y_low)) / f64::from(y_high - y_low) * (HEIGHT - TOP - BOTTOM)
         };
         let mut out = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-             <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#ffffff\"/>\n<text x=\"{LEFT}\" y=\"20\" font-size=\"14\">{}</text>\n",
-            escaped(&self.title)
+             <title>{0}</title>\n<desc>{1}</desc>\n<style>{STYLE}</style>\n\
+             <rect class=\"paper\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n<text x=\"{LEFT}\" y=\"20\" font-size=\"14\">{0}</text>\n",
+            escaped(&self.title),
+            escaped(&self.told())
         );
         // Writing to a String cannot fail.
         let mut put = |text: std::fmt::Arguments<'_>| {
@@ -73,18 +107,18 @@ impl Plot {
             out.push('\n');
         };
         let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
-        for power in x_low..=x_high {
-            let x = place_x(10f64.powi(power));
-            put(format_args!("<path d=\"M{x:.1} {TOP}V{bottom}\" stroke=\"#dddddd\"/>"));
+        for place in places {
+            let x = place_x(place);
+            put(format_args!("<path d=\"M{x:.1} {TOP}V{bottom}\" class=\"grid\"/>"));
             put(format_args!(
                 "<text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
                 bottom + 16.0,
-                tick(power)
+                grouped(place)
             ));
         }
         for power in y_low..=y_high {
             let y = place_y(10f64.powi(power));
-            put(format_args!("<path d=\"M{LEFT} {y:.1}H{right}\" stroke=\"#dddddd\"/>"));
+            put(format_args!("<path d=\"M{LEFT} {y:.1}H{right}\" class=\"grid\"/>"));
             put(format_args!(
                 "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                 LEFT - 6.0,
@@ -106,14 +140,14 @@ impl Plot {
                 let (x, y, value) = (place_x(*x), place_y(*y), super::report::short(*y));
                 put(format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"));
                 put(format_args!(
-                    "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"10\" fill=\"{colour}\">{value}</text>",
+                    "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"10\" style=\"fill:{colour}\">{value}</text>",
                     x + 4.0,
                     y - 5.0
                 ));
             }
             let y = TOP + 14.0 * (number as f64 + 1.0);
             put(format_args!(
-                "<text x=\"{}\" y=\"{y}\" fill=\"{colour}\">{}</text>",
+                "<text x=\"{}\" y=\"{y}\" style=\"fill:{colour}\">{}</text>",
                 right + 8.0,
                 escaped(&series.name)
             ));

@@ -9,8 +9,11 @@ use std::process::Command;
 
 pub(super) const MEASURE: Measure = Measure {
     name: "pull",
+    brief: "a version as a file, beside cp",
+    minutes: 0.5,
     about: "A version as a new sparse file: decoded, verified, flushed and read back; beside `cp --sparse=always` and sync of the same image.",
     tools: &[],
+    needs: "nothing",
     run,
 };
 

@@ -64,6 +64,16 @@ impl Row {
         Self { sample: Some(ours), peer_sample: Some(theirs), ..row }
     }
 
+    /// With the time, processor and memory of what it is a figure of.
+    pub(super) fn of(self, sample: Sample) -> Self {
+        Self { sample: Some(sample), ..self }
+    }
+
+    /// And beside them those of somebody else's part in it.
+    pub(super) fn beside(self, other: Sample) -> Self {
+        Self { peer_sample: Some(other), ..self }
+    }
+
     pub(super) fn peer(self, name: impl Into<String>, value: f64) -> Self {
         Self { peer: Some((name.into(), value)), ..self }
     }
@@ -220,6 +230,8 @@ pub(super) struct Report {
     name: &'static str,
     about: &'static str,
     quick: bool,
+    /// Seconds of the whole measure, with all that it prepared.
+    took: f64,
     #[serde(flatten)]
     found: Found,
     machine: Machine,
@@ -255,8 +267,14 @@ impl Machine {
 }
 
 impl Report {
-    pub(super) fn new(name: &'static str, about: &'static str, quick: bool, found: Found) -> Self {
-        Self { name, about, quick, found, machine: Machine::look() }
+    pub(super) fn new(
+        name: &'static str,
+        about: &'static str,
+        quick: bool,
+        took: std::time::Duration,
+        found: Found,
+    ) -> Self {
+        Self { name, about, quick, took: took.as_secs_f64(), found, machine: Machine::look() }
     }
 
     pub(super) fn json(&self) -> Result<String> {
@@ -283,7 +301,8 @@ impl Report {
         let Machine { cores, processor, kernel, load, commit, date } = &self.machine;
         let quick = if self.quick { " A quick run: for trying, not for comparing." } else { "" };
         text + &format!(
-            "{date}, commit {commit}; {cores} cores ({processor}), Linux {kernel}, load {load}. Medians, in turn.{quick}\n"
+            "{date}, commit {commit}; {cores} cores ({processor}), Linux {kernel}, load {load}. Medians, in turn; {:.1} minutes in all.{quick}\n",
+            self.took / 60.0
         )
     }
 

@@ -1,8 +1,10 @@
 //! What one run took, and the middle of several.
 
+use crate::run::may_go_on;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
-use std::process::{Command, Stdio};
+use std::io::Read;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 /// Time, processor, memory and bytes of one run. MB are 10^6 bytes.
@@ -41,7 +43,39 @@ pub(super) fn timed(command: &Command) -> Result<Sample> {
 
 /// The same, with what it wrote to its standard output.
 pub(super) fn timed_read(command: &Command) -> Result<(Sample, String)> {
-    let said = tempfile::NamedTempFile::new().context("making a file for the times")?;
+    let mut said = Vec::new();
+    let sample = timed_with(command, Stdio::null(), |child| {
+        let mut out = child.stdout.take().context("its output is piped")?;
+        out.read_to_end(&mut said).context("reading what a program says")?;
+        Ok(())
+    })?;
+    Ok((sample, String::from_utf8_lossy(&said).into_owned()))
+}
+
+/// A program that reads from us.
+pub(super) fn timed_fed(command: &Command, feed: impl FnOnce(ChildStdin) -> std::io::Result<()>) -> Result<Sample> {
+    timed_with(command, Stdio::piped(), |child| {
+        let into = child.stdin.take().context("its input is piped")?;
+        // Fewer calls of the kernel, as a program that cares would have it.
+        let _ = rustix::pipe::fcntl_setpipe_size(&into, 1 << 20);
+        feed(into).context("feeding a program")
+    })
+}
+
+/// A program whose output we take.
+pub(super) fn timed_drained(command: &Command, take: impl FnOnce(ChildStdout) -> Result<()>) -> Result<Sample> {
+    timed_with(command, Stdio::null(), |child| {
+        let from = child.stdout.take().context("its output is piped")?;
+        let _ = rustix::pipe::fcntl_setpipe_size(&from, 1 << 20);
+        take(from)
+    })
+}
+
+/// Runs a program under `time` while something is done with its input or output.
+fn timed_with(command: &Command, stdin: Stdio, talk: impl FnOnce(&mut Child) -> Result<()>) -> Result<Sample> {
+    may_go_on()?;
+    let file = || tempfile::NamedTempFile::new().context("making a file for the times");
+    let (said, troubles) = (file()?, file()?);
     let mut timed = Command::new("/usr/bin/time");
     timed.args(["-f", "%U %S %M", "-o"]).arg(said.path()).arg("--");
     timed.arg(command.get_program()).args(command.get_args());
@@ -54,23 +88,28 @@ pub(super) fn timed_read(command: &Command) -> Result<(Sample, String)> {
     if let Some(folder) = command.get_current_dir() {
         timed.current_dir(folder);
     }
+    timed.stdin(stdin).stdout(Stdio::piped()).stderr(troubles.reopen().context("opening a file for the times")?);
     let (read_before, written_before) = bytes_so_far();
     let begun = Instant::now();
-    let out = timed.stdin(Stdio::null()).stdout(Stdio::piped()).output().context("starting /usr/bin/time")?;
+    let mut child = timed.spawn().context("starting /usr/bin/time")?;
+    let talked = talk(&mut child);
+    drop((child.stdin.take(), child.stdout.take()));
+    let status = child.wait().context("waiting for a program")?;
     let wall = begun.elapsed().as_secs_f64();
     // What a child did is added to ours when it has ended.
     let (read, written) = bytes_so_far();
-    let program = command.get_program().to_string_lossy();
-    if !out.status.success() {
-        bail!("{program}: {}\n{}", out.status, String::from_utf8_lossy(&out.stderr).trim());
+    if !status.success() {
+        let program = command.get_program().to_string_lossy();
+        let why = std::fs::read_to_string(troubles.path()).unwrap_or_default();
+        bail!("{program}: {status}\n{}", why.trim());
     }
+    talked?;
     let text = std::fs::read_to_string(said.path()).context("reading the times")?;
     let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     ensure!(numbers.len() == 3, "/usr/bin/time said {text:?}");
     let (cpu, peak_mb) = (numbers[0] + numbers[1], numbers[2] * 1024.0 / 1e6);
     let (read_mb, written_mb) = (read - read_before, written - written_before);
-    let sample = Sample { wall, cpu, peak_mb, read_mb, written_mb, ..Sample::default() };
-    Ok((sample, String::from_utf8_lossy(&out.stdout).into_owned()))
+    Ok(Sample { wall, cpu, peak_mb, read_mb, written_mb, ..Sample::default() })
 }
 
 /// What a process that goes on has taken so far: seconds of processor and its peak memory.

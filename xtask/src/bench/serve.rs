@@ -21,10 +21,13 @@ use std::time::{Duration, Instant};
 
 pub(super) const MEASURE: Measure = Measure {
     name: "serve",
+    brief: "1, 8 and 32 clients of one server, beside nginx",
+    minutes: 2.0,
     about: "1, 8 and 32 clients at once ask for the ranges of packs that `slipway-agent flash` of v1 asks for, recorded and repeated by curl, so that \
             neither decoding nor a disk is in the way; beside nginx with `sendfile off` and the same files. CPU and memory are those of the server. \
             The clients share the cores with it.",
     tools: &[tool("curl", "curl")],
+    needs: "nothing",
     run,
 };
 

@@ -1,22 +1,24 @@
 //! What the measures work with: our programs, a server of its own, and images.
 
 use super::dataset::DataSet;
+use super::leftovers;
 use super::sample::so_far;
 use crate::demo::server::Server;
-use crate::run::{read, run, top};
+use crate::run::{may_go_on, read, run, top};
 use anyhow::{Context, Result};
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A folder that goes away, and what is in it. Everything is made when it is first asked for.
 pub(super) struct Stage {
+    /// Before the folder, so that it has ended when its files go.
+    server: OnceCell<Server>,
     folder: tempfile::TempDir,
     pub(super) quick: bool,
     given: Option<PathBuf>,
     data: OnceCell<DataSet>,
-    server: OnceCell<Server>,
     pushed: OnceCell<()>,
     all_pushed: OnceCell<()>,
 }
@@ -123,6 +125,15 @@ impl Stage {
     }
 }
 
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.server.take();
+        for what in leftovers::sweep(self.folder.path()) {
+            eprintln!("left behind, and taken away: {what}");
+        }
+    }
+}
+
 /// A server of one measure.
 pub(super) struct OwnServer {
     server: Option<Server>,
@@ -168,10 +179,16 @@ impl Drop for OwnServer {
 
 /// Waits until a server has nothing more to do: after a push it still hashes the whole image.
 pub(super) fn calm(server: &Server) -> Result<()> {
+    calm_within(server, Duration::from_secs(120))
+}
+
+/// The same for at most so long: then it is measured as it is.
+pub(super) fn calm_within(server: &Server, limit: Duration) -> Result<()> {
     let pid = server.pid().context("the server has ended")?;
     let mut before = so_far(pid)?.cpu;
-    // At most two minutes: then it is measured as it is.
-    for _ in 0..120 {
+    let begun = Instant::now();
+    while begun.elapsed() < limit {
+        may_go_on()?;
         std::thread::sleep(Duration::from_secs(1));
         let now = so_far(pid)?.cpu;
         if now - before <= 0.02 {

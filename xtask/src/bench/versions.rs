@@ -17,9 +17,12 @@ use std::path::Path;
 
 pub(super) const MEASURE: Measure = Measure {
     name: "versions",
+    brief: "ten versions of 2 % each, beside ten files of zstd",
+    minutes: 3.0,
     about: "Ten versions of v1, in each of which 2 % of the data are written anew, in runs of 16 to 256 KiB of noise and text; beside ten files of `zstd -3`. \
             Then the tenth and the first onto empty disks.",
     tools: &[ZSTD],
+    needs: "root, loop devices",
     run,
 };
 

@@ -16,10 +16,13 @@ use std::time::Instant;
 
 pub(super) const MEASURE: Measure = Measure {
     name: "view",
+    brief: "reads through disk-view",
+    minutes: 2.0,
     about: "Reads through `slipway disk-view`. Random ones are 4 KiB at places that hold data, past the kernel's page cache, so that each asks \
             the view; the floor is the time in which zstd decodes one frame of 256 KiB. desync, whose FUSE mount is the only peer, cannot be \
             installed here by name, so it is not run beside it.",
     tools: &[crate::tools::tool("zstd", "zstd")],
+    needs: "root, FUSE",
     run,
 };
 

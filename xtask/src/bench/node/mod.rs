@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 pub(super) const MEASURE: Measure = Measure {
     name: "node",
+    brief: "containers of the node service, beside runc and unshare",
+    minutes: 4.0,
     about: "The node service on this kernel: a container on loop + squashfs + overlay, beside runc and unshare with the same files. Needs root.",
     tools: &[
         tool("mksquashfs", "squashfs-tools"),
@@ -26,6 +28,7 @@ pub(super) const MEASURE: Measure = Measure {
         tool("runc", "runc"),
         tool("unshare", "util-linux"),
     ],
+    needs: "root, loop devices, overlay, control groups",
     run: measure,
 };
 

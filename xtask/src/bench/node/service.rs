@@ -82,6 +82,23 @@ impl Service {
         mounts.chain(loops).chain(containers).collect()
     }
 
+    /// Deletes all there are, and waits until the kernel has nothing of them.
+    fn containers_delete(&self) -> Result<()> {
+        let all = self.ok("GET", "/container", None)?;
+        for one in all.as_array().into_iter().flatten() {
+            self.ok(
+                "DELETE",
+                &format!("/container?name={}&force=true", one["name"].as_str().unwrap_or_default()),
+                None,
+            )?;
+        }
+        let until = Instant::now() + Duration::from_secs(20);
+        while !self.left().is_empty() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// Resident memory now, in MB.
     pub(super) fn memory(&self) -> Result<f64> {
         field(&format!("/proc/{}/status", self.pid()), "VmRSS:")
@@ -116,6 +133,10 @@ fn program_start(folder: &Path) -> Result<Child> {
 
 impl Drop for Service {
     fn drop(&mut self) {
+        // A measure that failed leaves containers, which outlive a service.
+        if !self.left().is_empty() {
+            let _ = self.kill_and_start().and_then(|_| self.containers_delete());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = Command::new("umount").arg(RUN).stderr(Stdio::null()).status();
