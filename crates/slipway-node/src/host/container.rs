@@ -89,11 +89,11 @@ impl Host {
             self.start_work(id, &cell, false);
         }
         // From here on it is kept: until there is a record, a container is one whose request was never answered.
-        let kept = cell.lock().kept.clone();
-        if let Err(error) = self.records.put(id, &kept, false) {
+        // Under the lock, as every word of its life is written: it may have ended already, and that be written at the same time.
+        let written = self.write(id, &cell.lock(), false);
+        if let Err(refusal) = written {
             self.discard(id, &cell);
-            let text = format!("writing down container {id}: {error}");
-            return Err(Refusal::failed(StepError { step: "record".into(), errno: None, text }));
+            return Err(refusal);
         }
         self.container(&Which::Id(id))
     }

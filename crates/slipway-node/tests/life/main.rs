@@ -91,6 +91,7 @@ const TESTS: &[(&str, Test)] = &[
     ("root_want_of_memory_is_told", more::root_want_of_memory_is_told),
     ("root_one_that_is_held_does_nothing", more::root_one_that_is_held_does_nothing),
     ("root_twenty_at_once_all_run", more::root_twenty_at_once_all_run),
+    ("root_what_ends_at_once_is_kept_as_it_ended", more::root_what_ends_at_once_is_kept_as_it_ended),
     (
         "root_a_killed_service_loses_no_container_and_no_exit_code",
         more::root_a_killed_service_loses_no_container_and_no_exit_code,

@@ -127,6 +127,31 @@ pub(crate) fn root_twenty_at_once_all_run() {
     lab.census();
 }
 
+pub(crate) fn root_what_ends_at_once_is_kept_as_it_ended() {
+    let mut lab = Lab::new();
+    let mount = json!({"kind": "bind", "bind": {"path": lab.at("root"), "base": "root"}});
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            let (lab, mount) = (&lab, &mount);
+            scope.spawn(move || {
+                for _ in 0..25 {
+                    lab.create("/bin/true", json!({"mount": mount})).unwrap();
+                }
+            });
+        }
+    });
+    let all = lab.host().containers();
+    all.iter().for_each(|container| drop(lab.until_state(container.id, Exited)));
+    lab.restart();
+    let kept = lab.host().containers();
+    assert_eq!(kept.len(), 200);
+    for container in kept {
+        assert_eq!((container.state, container.exit.and_then(|exit| exit.code)), (Exited, Some(0)), "{}", container.id);
+        lab.delete(container.id, false).unwrap();
+    }
+    lab.census();
+}
+
 /// What is killed: a service with so many containers, of which every second one ends soon, with its number as its code.
 pub(crate) fn service(top: &Path, count: u32) -> ExitCode {
     let host = Host::open(config(top, "one", &NodeConfig::default())).unwrap();
