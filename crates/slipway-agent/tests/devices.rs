@@ -1,7 +1,10 @@
 //! The service in a guest, asked over its socket for devices that come from a server.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use serde_json::{Value, json};
+mod kit;
+
+use kit::guest::{SOCKET, ask};
+use serde_json::json;
 use slipway_lab::{
     Base, Ceph, Guest, GuestNet, GuestSpec, ISCSI_TARGET_MODULES, Job, Root, iscsi_target, packages_unpack,
 };
@@ -9,7 +12,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-const SOCKET: &str = "/run/slipway/node.sock";
 const STATE: &str = "/var/lib/slipway-node";
 
 /// Starts the service and waits until it answers.
@@ -26,18 +28,6 @@ fn serve(guest: &Guest) -> Job<'_> {
 fn kill(guest: &Guest, service: Job<'_>) {
     guest.ok("pkill -9 -f 'slipway-agent serve'");
     service.finish(Duration::from_secs(20)).unwrap();
-}
-
-/// Status and body of a request.
-#[track_caller]
-fn ask(guest: &Guest, method: &str, path: &str, body: Option<&Value>) -> (u64, Value) {
-    let data = body.map_or(String::new(), |_| "-H 'Content-Type: application/json' --data-binary @-".into());
-    let body = body.map_or(Value::Null, Clone::clone);
-    let said = guest.ok(&format!(
-        "curl -s --max-time 80 -w '\\n%{{http_code}}' --unix-socket {SOCKET} -X {method} {data} 'http://node/imageapi/v1{path}' <<'BODY'\n{body}\nBODY"
-    ));
-    let (body, status) = said.trim_end().rsplit_once('\n').unwrap_or_else(|| panic!("{said}"));
-    (status.parse().unwrap(), serde_json::from_str(body).unwrap_or_else(|_| panic!("{said}")))
 }
 
 /// Nothing that the service wrote, or says, holds a secret.

@@ -28,6 +28,7 @@ mod packages;
 mod script;
 mod spec;
 mod stall;
+mod systemd;
 mod target;
 
 pub use ceph::Ceph;
@@ -37,4 +38,5 @@ pub use net::GuestNet;
 pub use packages::{Base, packages_unpack};
 pub use spec::{GuestFile, GuestSpec, Root, Share};
 pub use stall::once_more;
+pub use systemd::{SYSTEMD_ROOT, SYSTEMD_UP, systemd_share, with_systemd};
 pub use target::{ISCSI_TARGET_MODULES, iscsi_target};

@@ -72,7 +72,14 @@ pub(crate) fn boot_make(spec: &GuestSpec, kernel: &Kernel, folder: &Path) -> Res
     let setup = folder.join("setup.sh");
     std::fs::write(&setup, &spec.setup).map_err(LabError::io("writing", setup.display().to_string()))?;
     let _ = writeln!(init, "$SH -e {LAB}/setup.sh </dev/null\nset +e");
-    init.push_str(&LOOP.replace("@MARK@", MARK).replace("@LAB@", LAB));
+    let commands = LOOP.replace("@MARK@", MARK).replace("@LAB@", LAB);
+    match &spec.init {
+        // What fails to become it ends the guest, by the trap.
+        Some(program) => {
+            let _ = writeln!(init, "(\n{commands}\n) &\nexec $B env -i PATH=$PATH {program}");
+        }
+        None => init.push_str(&commands),
+    }
     let initramfs = archive.map(|mut archive| {
         archive.file("/init", 0o755, init.as_bytes());
         archive.finish()

@@ -24,6 +24,8 @@ pub struct GuestSpec {
     pub kernel_words: Vec<String>,
     /// Shell lines that its init runs before it is ready; the first that fails stops the boot.
     pub setup: String,
+    /// A program that then takes the place of the guest's init, such as a real systemd; commands go on being taken beside it.
+    pub init: Option<String>,
     /// How long it may take to be ready: much more than the 1.5 to 3 s that it takes on a machine that does nothing else.
     pub boot_limit: Duration,
 }
@@ -84,6 +86,7 @@ impl GuestSpec {
             net: None,
             kernel_words: Vec::new(),
             setup: String::new(),
+            init: None,
             boot_limit: Duration::from_secs(90),
         }
     }

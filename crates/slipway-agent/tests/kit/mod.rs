@@ -1,6 +1,8 @@
 //! A node service as a process, in a mount namespace and directories of a test's own, and a small client that hides nothing.
 #![allow(dead_code, reason = "not every test needs all of it")]
 
+pub(crate) mod guest;
+
 use serde_json::Value;
 use slipway_lab::census::{CensusGuard, Scope};
 use std::fs;

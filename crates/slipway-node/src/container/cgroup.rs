@@ -19,6 +19,8 @@ const V1: &[&str] = &["memory", "cpu", "pids", "blkio", "freezer", DEVICES];
 /// In this hierarchy the processes are one group deeper: who may mount it in the container sees the inner one, and cannot loosen the outer.
 const DEVICES: &str = "devices";
 const INNER: &str = "in";
+/// Ends the name of the group beside a container's own in which its shim is, outside of its limits.
+const SHIM: &str = ".shim";
 /// How long processes may take to vanish from a group after they were killed.
 const VANISH: Duration = Duration::from_secs(5);
 
@@ -223,6 +225,24 @@ impl CgroupPlace {
         })
     }
 
+    /// Where the shim is, in version 2: by this hierarchy systemd knows which processes are a unit's.
+    fn shim_dir(&self) -> Option<PathBuf> {
+        self.v2.as_ref().map(|dir| {
+            let mut name = dir.clone().into_os_string();
+            name.push(SHIM);
+            name.into()
+        })
+    }
+
+    /// Puts the calling process, a shim, beside the container that it keeps. It must not stay in the group of the service: there whoever ends
+    /// the service with all that is its own (`systemctl kill`) would end every shim, and with it its container.
+    pub(super) fn shim_enter(&self) -> Result<(), DriverError> {
+        self.shim_dir().map_or(Ok(()), |dir| {
+            group_make(&dir).map_err(|error| failed("cgroup", &dir, &error))?;
+            set(&dir, "cgroup.procs", "0")
+        })
+    }
+
     /// Removes the groups below that of the devices' hierarchy.
     pub(super) fn inner_remove(&self) -> Result<(), DriverError> {
         self.v1_dir(DEVICES).map_or(Ok(()), |dir| remove_tree(&dir.join(INNER)))
@@ -310,6 +330,11 @@ impl CgroupPlace {
     /// When a process is left in one of them.
     pub fn remove(&self) -> Result<(), DriverError> {
         crash_point("cgroup.remove.before");
+        // First the one that nobody looks for by itself.
+        if let Some(dir) = self.shim_dir() {
+            remove_tree(&dir)?;
+        }
+        crash_point("cgroup.shim_remove.after");
         for dir in self.dirs() {
             remove_tree(dir)?;
             crash_point("cgroup.remove.after");

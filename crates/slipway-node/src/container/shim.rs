@@ -112,6 +112,8 @@ fn start(files: &ContainerFiles) -> Result<Shim, DriverError> {
     let _ = rustix::thread::set_name(c"slipway-shim");
     let _ = log.line(now_ms(), "starting container");
     crash_point("shim.log.after");
+    spec.cgroup.shim_enter()?;
+    crash_point("shim.group.after");
     let notify = spec.systemd.then(|| notify_open(files)).transpose()?;
     let (output, to_output) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed("pipe", errno))?;
     let (failure, to_failure) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed("pipe", errno))?;

@@ -301,7 +301,10 @@ fn is_known(
         }
         "control group" => {
             let rest = thing.name.split(&format!("/slipway/{}/", groups(top))).nth(1);
-            rest.and_then(|rest| number(rest.split('/').next()?)).is_some_and(|id| containers.contains(&id))
+            let name = rest.and_then(|rest| rest.split('/').next());
+            // A container's own, or that of its shim.
+            let id = name.and_then(|name| number(name.trim_end_matches(".shim")));
+            id.is_some_and(|id| containers.contains(&id))
         }
         "process" => {
             let shim = part_of(&thing.on, "containers").and_then(|name| number(&name));

@@ -3,7 +3,7 @@
 use crate::Test;
 use serde_json::{Value, json};
 use slipway_api::node::Container;
-use slipway_lab::{Base, Guest, GuestFile, GuestSpec, Root, Share, packages_unpack};
+use slipway_lab::{Guest, GuestFile, GuestSpec, Root, SYSTEMD_ROOT, systemd_share};
 use slipway_node::{Running, Runtime, RuntimeConfig};
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -96,18 +96,9 @@ fn program() -> String {
     std::env::current_exe().unwrap().display().to_string()
 }
 
-const SYSTEMD: &[&str] =
-    &["systemd", "dbus", "base-files", "base-passwd", "bash", "dash", "coreutils", "util-linux", "mount"];
-
-/// A root of a Debian with systemd at /run/c/root, whose one unit of our own says what it sees.
-const SYSTEMD_ROOT: &str = r#"
-mkdir -p /run/c; mount -t tmpfs t /run/c; mkdir -p /run/c/up /run/c/work /run/c/root
-mount -t overlay -o lowerdir=/srv/root,upperdir=/run/c/up,workdir=/run/c/work c /run/c/root
-cd /run/c/root
-cp usr/share/base-passwd/passwd.master etc/passwd; cp usr/share/base-passwd/group.master etc/group
-echo 'messagebus:x:100:100::/nonexistent:/usr/sbin/nologin' >> etc/passwd; echo 'messagebus:x:100:' >> etc/group
-for g in systemd-journal:101 systemd-network:102; do echo "${g%:*}:x:${g#*:}:" >> etc/group; done
-: > etc/machine-id; : > etc/fstab; mkdir -p var/log/journal
+/// A unit in the container that says what it sees.
+const LOOK: &str = r#"
+cd /run/c/root; mkdir -p var/log/journal
 cat > etc/systemd/system/look.service <<'UNIT'
 [Service]
 Type=oneshot
@@ -115,17 +106,16 @@ ExecStart=/bin/sh -c 'exec > /looked 2>&1; cat /proc/1/comm; cat /proc/self/cgro
 UNIT
 mkdir -p etc/systemd/system/multi-user.target.wants
 ln -s ../look.service etc/systemd/system/multi-user.target.wants/look.service
-ln -sf /lib/systemd/system/multi-user.target etc/systemd/system/default.target
 "#;
 
 fn systemd_guest(groups: &str) -> Guest {
-    let root = packages_unpack(SYSTEMD, Base::Nothing).unwrap();
     let mut spec = GuestSpec::new(Root::Host);
     spec.memory_mib = 1024;
-    spec.shares.push(Share { host: root, guest: "/srv/root".into(), writable: false });
+    spec.shares.push(systemd_share().unwrap());
     let guest = Guest::boot(&spec).unwrap();
     guest.ok(groups);
     guest.ok(SYSTEMD_ROOT);
+    guest.ok(LOOK);
     guest
 }
 
