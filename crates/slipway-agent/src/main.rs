@@ -15,6 +15,8 @@ use failure::Failure;
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// Threads that wait for the network in a flash. As many as there are cores would do no more, and each costs memory.
+const FLASH_THREADS: usize = 2;
 /// How long an interrupted flash may take to leave its target in order.
 const TIDY: Duration = Duration::from_secs(3);
 
@@ -51,7 +53,8 @@ fn command_run(command: Command) -> Result<(), Failure> {
         Command::Token(command) => token::run(command),
         Command::Config(ConfigCommand::Show(args)) => serve::settings_show(&args),
         Command::Flash(args) => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(threads_missing)?;
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            let runtime = runtime.worker_threads(FLASH_THREADS).enable_all().build().map_err(threads_missing)?;
             let ended = runtime.block_on(flash::run(args, TIDY));
             runtime.shutdown_timeout(TIDY);
             ended

@@ -25,6 +25,15 @@ impl DecodedFrame {
     /// # Errors
     /// What is not a frame; a base or a key id, which this version does not know; a payload that does not give the raw length exactly.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        Self::decode_in(bytes, Vec::new())
+    }
+
+    /// As [`decode`](Self::decode), into memory that was used before: who decodes many frames allocates none for each. What `space`
+    /// holds is dropped; [`into_raw`](Self::into_raw) gives the memory back.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_in(bytes: &[u8], mut space: Vec<u8>) -> Result<Self, FormatError> {
         let what = "frame";
         let (header, head_len) = FrameHeader::decode(bytes)?.ok_or(FormatError::Truncated { what })?;
         if !header.base.is_empty() {
@@ -42,12 +51,17 @@ impl DecodedFrame {
             Some(0) => {}
             Some(extra) => return Err(FormatError::Trailing { what, extra }),
         }
-        let raw = match header.codec {
-            Codec::Plain => payload.to_vec(),
-            Codec::Zstd => decompress(payload, header.raw_len)?,
-        };
-        let lens = header.lens;
-        Ok(Self { raw, lens })
+        space.clear();
+        match header.codec {
+            Codec::Plain => space.extend_from_slice(payload),
+            Codec::Zstd => decompress(payload, header.raw_len, &mut space)?,
+        }
+        Ok(Self { raw: space, lens: header.lens })
+    }
+
+    /// The memory of the raw bytes, for [`decode_in`](Self::decode_in).
+    pub fn into_raw(self) -> Vec<u8> {
+        self.raw
     }
 
     pub fn chunk_count(&self) -> usize {
@@ -90,7 +104,7 @@ impl DecodedFrame {
 
 /// Demands exactly one Zstandard frame that names its content size. The library alone would also take several frames in
 /// a row and skippable ones, so that one chunk list could have many encodings.
-fn decompress(payload: &[u8], raw_len: u32) -> Result<Vec<u8>, FormatError> {
+fn decompress(payload: &[u8], raw_len: u32, raw: &mut Vec<u8>) -> Result<(), FormatError> {
     const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
     let bad = || FormatError::BadPayload { raw_len };
     let sole = payload.starts_with(&MAGIC)
@@ -104,9 +118,9 @@ fn decompress(payload: &[u8], raw_len: u32) -> Result<Vec<u8>, FormatError> {
             *slot = Decompressor::new().ok();
         }
         let decompressor = slot.as_mut().ok_or_else(bad)?;
-        let mut raw = Vec::with_capacity(raw_len as usize);
-        match decompressor.decompress_to_buffer(payload, &mut raw) {
-            Ok(len) if len == raw_len as usize => Ok(raw),
+        raw.reserve_exact(raw_len as usize);
+        match decompressor.decompress_to_buffer(payload, raw) {
+            Ok(len) if len == raw_len as usize => Ok(()),
             Ok(_) | Err(_) => Err(bad()),
         }
     })
@@ -149,6 +163,20 @@ mod tests {
         let beyond = [(5001, 4097), (9097, 1), (u32::MAX, u32::MAX)];
         for (at, len) in beyond {
             assert!(matches!(decoded.verify(at, len, &id), Err(FormatError::Truncated { .. })));
+        }
+    }
+
+    #[test]
+    fn memory_is_used_again() {
+        let mut space = Vec::new();
+        for (n, codec) in [Codec::Zstd, Codec::Plain, Codec::Zstd, Codec::Plain].into_iter().enumerate() {
+            let raw = vec![n as u8; 8192];
+            let payload = if codec == Codec::Zstd { zstd::bulk::compress(&raw, 3).unwrap() } else { raw.clone() };
+            let (at, room) = (space.as_ptr(), space.capacity());
+            let decoded = DecodedFrame::decode_in(&frame(codec, &payload, &[8192]), space).unwrap();
+            assert_eq!(decoded.raw(), raw);
+            space = decoded.into_raw();
+            assert!(n == 0 || (space.as_ptr(), space.capacity()) == (at, room), "{n}");
         }
     }
 

@@ -21,6 +21,7 @@ mod target;
 mod touched;
 mod writing;
 
+pub use aligned::ReadBuffer;
 pub use error::{DiskError, TargetError};
 pub use faults::{Fault, Faults, Op};
 pub use open::{Shape, TargetOptions, target_open, target_open_to_read};

@@ -9,12 +9,18 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, fdatasync, seek};
 use rustix::io::Errno;
 
-use crate::aligned::{ALIGN, Aligned};
+use crate::aligned::{ALIGN, Aligned, ReadBuffer};
 use crate::error::DiskError;
 use crate::faults::{Fault, Faults, Op};
 use crate::ioctl;
 
 const ZEROS_LEN: usize = 1 << 20;
+
+/// Zeros that are written as they lie, without a copy.
+#[repr(align(4096))]
+struct Zeros([u8; ZEROS_LEN]);
+
+static ZEROS: Zeros = Zeros([0; ZEROS_LEN]);
 
 pub(crate) struct Medium {
     path: PathBuf,
@@ -110,12 +116,18 @@ impl Medium {
         self.range_check(at, len as u64, self.len)?;
         let start = at - at % self.align;
         let end = (at + len as u64).next_multiple_of(self.align).min(self.len);
-        self.buffer.reserve((end - start) as usize + ALIGN);
+        self.buffer.reserve((end - start) as usize);
         if let Err(error) = self.read_span(start, end) {
             return Err(self.io("reading", at, error));
         }
         let from = (at - start) as usize;
         Ok(&mut self.buffer[from..from + len])
+    }
+
+    /// Hands over what [`Medium::read`] has just read at `at`, and takes the other's memory for the next.
+    pub(crate) fn read_take(&mut self, at: u64, len: usize, into: &mut ReadBuffer) {
+        std::mem::swap(&mut self.buffer, &mut into.memory);
+        (into.from, into.len) = ((at % self.align) as usize, len);
     }
 
     /// Fills the buffer with `start..end`; both aligned, or the end of the medium.
@@ -186,6 +198,10 @@ impl Medium {
         let start = at - at % self.align;
         let stop = (at + body.len() as u64).next_multiple_of(self.align);
         let span = (stop - start) as usize;
+        if span == body.len() && body.as_ptr().align_offset(ALIGN) == 0 {
+            self.write_direct(start, body)?;
+            return if tail.is_empty() { Ok(()) } else { self.write_cached(direct_end, tail) };
+        }
         self.buffer.reserve(span);
         let from = (at - start) as usize;
         let align = self.align as usize;
@@ -198,7 +214,11 @@ impl Medium {
             }
         }
         self.buffer[from..from + body.len()].copy_from_slice(body);
-        self.write_direct(start, span)?;
+        // Out of the medium meanwhile, which may give up its direct way.
+        let buffer = std::mem::replace(&mut self.buffer, Aligned::empty());
+        let wrote = self.write_direct(start, &buffer[..span]);
+        self.buffer = buffer;
+        wrote?;
         if tail.is_empty() { Ok(()) } else { self.write_cached(direct_end, tail) }
     }
 
@@ -223,9 +243,9 @@ impl Medium {
         }
     }
 
-    /// Writes the first `span` bytes of the buffer at `start`, both aligned.
-    fn write_direct(&mut self, start: u64, span: usize) -> io::Result<()> {
-        let mut done = 0;
+    /// Writes these bytes at `start`; place, length and memory are aligned.
+    fn write_direct(&mut self, start: u64, all: &[u8]) -> io::Result<()> {
+        let (mut done, span) = (0, all.len());
         while done < span {
             let fault = self.faults.strike(Op::Write);
             let until = match fault {
@@ -236,7 +256,7 @@ impl Medium {
                 }
                 None => span,
             };
-            let bytes = &self.buffer[done..until];
+            let bytes = &all[done..until];
             let at = start + done as u64;
             let wrote = match &self.direct {
                 Some(direct) if !bytes.is_empty() => match direct.write_at(bytes, at) {
@@ -278,11 +298,10 @@ impl Medium {
 
     /// Writes `len` zero bytes at `at`.
     pub(crate) fn zeros_write(&mut self, at: u64, len: u64) -> Result<(), DiskError> {
-        static ZEROS: [u8; ZEROS_LEN] = [0; ZEROS_LEN];
         let mut done = 0;
         while done < len {
             let step = (len - done).min(ZEROS_LEN as u64);
-            self.write(at + done, &ZEROS[..step as usize])?;
+            self.write(at + done, &ZEROS.0[..step as usize])?;
             done += step;
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! A target that is compared and cannot be written.
 
+use crate::aligned::ReadBuffer;
 use crate::error::DiskError;
 use crate::target::{Target, TargetFacts};
 
@@ -30,6 +31,14 @@ impl TargetReader {
     /// [`DiskError::OutOfRange`] beyond the target's end, [`DiskError::Io`].
     pub fn read(&mut self, at: u64, len: usize) -> Result<&[u8], DiskError> {
         self.target.read(at, len)
+    }
+
+    /// As [`Target::read_into`].
+    ///
+    /// # Errors
+    /// As [`Target::read`].
+    pub fn read_into(&mut self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
+        self.target.read_into(at, len, into)
     }
 
     /// As [`Target::hole_at`].

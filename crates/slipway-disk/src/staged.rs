@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::path::Path;
 
+use crate::aligned::{Aligned, ReadBuffer};
 use crate::error::DiskError;
 use crate::medium::Medium;
 
@@ -16,17 +17,19 @@ pub(crate) struct Staged {
     medium: Medium,
     /// Written, not yet given to the medium.
     pending_at: u64,
-    pending: Vec<u8>,
+    pending: Aligned,
+    pending_len: usize,
     /// What the medium holds (or will, with `pending`) at `ahead_at`.
     ahead_at: u64,
-    ahead: Vec<u8>,
+    ahead: ReadBuffer,
     /// Where the last read of old bytes ended.
     follows: u64,
 }
 
 impl Staged {
     pub(crate) fn new(medium: Medium) -> Staged {
-        Staged { medium, pending_at: 0, pending: Vec::new(), ahead_at: 0, ahead: Vec::new(), follows: 0 }
+        let (pending, ahead) = (Aligned::empty(), ReadBuffer::new());
+        Staged { medium, pending_at: 0, pending, pending_len: 0, ahead_at: 0, ahead, follows: 0 }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -59,12 +62,17 @@ impl Staged {
         self.medium.read(at, len)
     }
 
+    /// See [`Medium::read_take`].
+    pub(crate) fn read_take(&mut self, at: u64, len: usize, into: &mut ReadBuffer) {
+        self.medium.read_take(at, len, into);
+    }
+
     /// Reads what the range holds, to compare with it: possibly from memory, never for a read-back.
     pub(crate) fn read_old(&mut self, at: u64, len: usize) -> Result<&mut [u8], DiskError> {
         self.medium.range_check(at, len as u64, self.medium.len())?;
         let end = at + len as u64;
         let follows = std::mem::replace(&mut self.follows, end) == at;
-        let known = self.ahead_at <= at && end <= self.ahead_at + self.ahead.len() as u64;
+        let known = self.ahead_at <= at && end <= self.ahead_end();
         if !known {
             if !follows || len as u64 >= AHEAD_LEN {
                 return self.read(at, len);
@@ -72,30 +80,36 @@ impl Staged {
             let step = AHEAD_LEN.min(self.medium.len() - at);
             self.pending_settle(at, step)?;
             self.ahead.clear();
-            self.ahead.extend_from_slice(self.medium.read(at, step as usize)?);
+            self.medium.read(at, step as usize)?;
+            self.medium.read_take(at, step as usize, &mut self.ahead);
             self.ahead_at = at;
         }
         let from = (at - self.ahead_at) as usize;
-        Ok(&mut self.ahead[from..from + len])
+        Ok(&mut self.ahead.bytes_mut()[from..from + len])
+    }
+
+    fn ahead_end(&self) -> u64 {
+        self.ahead_at + self.ahead.bytes().len() as u64
     }
 
     /// Writes, now or together with what follows. An error may be one of an earlier write; it names its place.
     pub(crate) fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), DiskError> {
         self.medium.write_check(at, bytes.len() as u64)?;
         self.ahead_patch(at, bytes);
-        let joins =
-            self.pending_at + self.pending.len() as u64 == at && self.pending.len() + bytes.len() <= PENDING_MAX;
+        let joins = self.pending_at + self.pending_len as u64 == at && self.pending_len + bytes.len() <= PENDING_MAX;
         if !joins {
             self.pending_write()?;
             self.pending_at = at;
         }
-        if self.pending.is_empty() && bytes.len() >= PENDING_MAX {
+        if self.pending_len == 0 && bytes.len() >= PENDING_MAX {
             return self.medium.write(at, bytes);
         }
-        if self.pending.is_empty() {
+        if self.pending_len == 0 {
             self.pending_at = at;
         }
-        self.pending.extend_from_slice(bytes);
+        self.pending.reserve(PENDING_MAX);
+        self.pending[self.pending_len..self.pending_len + bytes.len()].copy_from_slice(bytes);
+        self.pending_len += bytes.len();
         Ok(())
     }
 
@@ -118,32 +132,32 @@ impl Staged {
 
     /// See [`Medium::zeros_try`]; what was collected is dropped.
     pub(crate) fn zeros_try(&mut self, at: u64, len: u64) {
-        self.pending.clear();
+        self.pending_len = 0;
         self.ahead.clear();
         self.medium.zeros_try(at, len);
     }
 
     fn pending_write(&mut self) -> Result<(), DiskError> {
-        if self.pending.is_empty() {
+        if self.pending_len == 0 {
             return Ok(());
         }
-        self.medium.write(self.pending_at, &self.pending)?;
-        self.pending.clear();
+        self.medium.write(self.pending_at, &self.pending[..self.pending_len])?;
+        self.pending_len = 0;
         Ok(())
     }
 
     /// Before the range is read: what is collected for it must be there.
     fn pending_settle(&mut self, at: u64, len: u64) -> Result<(), DiskError> {
-        let end = self.pending_at + self.pending.len() as u64;
+        let end = self.pending_at + self.pending_len as u64;
         if self.pending_at < at.saturating_add(len) && at < end { self.pending_write() } else { Ok(()) }
     }
 
     fn ahead_patch(&mut self, at: u64, bytes: &[u8]) {
-        let (from, to) =
-            (at.max(self.ahead_at), (at + bytes.len() as u64).min(self.ahead_at + self.ahead.len() as u64));
+        let (from, to) = (at.max(self.ahead_at), (at + bytes.len() as u64).min(self.ahead_end()));
         if from < to {
             let piece = &bytes[(from - at) as usize..(to - at) as usize];
-            self.ahead[(from - self.ahead_at) as usize..(to - self.ahead_at) as usize].copy_from_slice(piece);
+            let held = (from - self.ahead_at) as usize..(to - self.ahead_at) as usize;
+            self.ahead.bytes_mut()[held].copy_from_slice(piece);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::aligned::ReadBuffer;
 use crate::error::DiskError;
 use crate::medium::Medium;
 use crate::open::{Cleanup, Shape};
@@ -67,6 +68,16 @@ impl Target {
     /// [`DiskError::OutOfRange`] beyond the target's end, [`DiskError::Io`].
     pub fn read(&mut self, at: u64, len: usize) -> Result<&[u8], DiskError> {
         self.medium.read(at, len).map(|bytes| &*bytes)
+    }
+
+    /// As [`Target::read`], into memory that the caller keeps.
+    ///
+    /// # Errors
+    /// As [`Target::read`].
+    pub fn read_into(&mut self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
+        self.medium.read(at, len)?;
+        self.medium.read_take(at, len, into);
+        Ok(())
     }
 
     /// When `at` lies in a hole of a regular file: how many bytes from there are zeros for certain, within the image.

@@ -2,6 +2,7 @@
 
 use slipway_chunk::{BLOCK, Verified, is_zero};
 
+use crate::aligned::ReadBuffer;
 use crate::error::DiskError;
 use crate::guard::{Guard, Part, image_guards, parts};
 use crate::open::{Cleanup, Shape};
@@ -98,6 +99,16 @@ impl Writing {
         Ok(bytes)
     }
 
+    /// As [`Writing::read`], into memory that the caller keeps.
+    ///
+    /// # Errors
+    /// As [`Writing::read`].
+    pub fn read_into(&mut self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
+        self.read(at, len)?;
+        self.medium.read_take(at, len, into);
+        Ok(())
+    }
+
     /// When `at` lies in a hole of a regular file: how many bytes from there are zeros for certain, within the image.
     ///
     /// # Errors
@@ -125,8 +136,23 @@ impl Writing {
         let old = self.medium.read_old(at, bytes.len())?;
         guards_lay_over(&self.guards, at, old);
         let differing = runs(at, bytes.len(), |from, to| old[from..to] != bytes[from..to]);
+        self.runs_put(at, bytes, &differing)
+    }
+
+    /// As [`Writing::chunk_write`], for a range that the caller has read as zeros and that nobody wrote to since: it is not read again.
+    ///
+    /// # Errors
+    /// As [`Writing::chunk_write`].
+    pub fn chunk_write_on_zeros(&mut self, at: u64, chunk: &Verified<'_>) -> Result<u64, DiskError> {
+        let bytes = chunk.bytes();
+        self.medium.range_check(at, bytes.len() as u64, self.shape.size)?;
+        let differing = runs(at, bytes.len(), |from, to| !is_zero(&bytes[from..to]));
+        self.runs_put(at, bytes, &differing)
+    }
+
+    fn runs_put(&mut self, at: u64, bytes: &[u8], differing: &[(usize, usize)]) -> Result<u64, DiskError> {
         let mut total = 0;
-        for (from, to) in differing {
+        for &(from, to) in differing {
             self.put(at + from as u64, &bytes[from..to])?;
             total += (to - from) as u64;
         }

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::Path;
 
 use slipway_chunk::{ChunkId, verify};
-use slipway_disk::{DiskError, Faults, Op, Shape, TargetError, TargetKind, TargetOptions, target_open};
+use slipway_disk::{DiskError, Faults, Op, ReadBuffer, Shape, TargetError, TargetKind, TargetOptions, target_open};
 use slipway_format::gpt::{backup_header_matches, parse_header};
 use support::{MIB, differing, flash, gpt_put, image_put, noise, read, scratch, shape};
 
@@ -197,6 +197,48 @@ fn guarded_ranges_read_as_they_will_be() {
     assert_eq!(writing.hole_at(0).unwrap(), None, "held ranges are no holes");
     writing.seal().unwrap();
     assert!(read(&path) == expected);
+}
+
+/// What was written without reading the zeros first is the same, to the byte and to the count; so is what is read into memory that
+/// was used before.
+#[test]
+fn zeros_need_not_be_read_before() {
+    let mut image = noise(3, 3 * MIB);
+    for at in [5 * 4096, MIB + 4096, 2 * MIB + 3 * 4096] {
+        image[at..at + 4096].fill(0);
+    }
+    let put = |on_zeros: bool| {
+        let (_folder, path) = scratch();
+        fs::write(&path, vec![0; image.len()]).unwrap();
+        let faults = Faults::nth(u64::MAX, slipway_disk::Fault::Error);
+        let target = target_open(&path, &shape(image.len() as u64), &PLAIN, faults.clone()).unwrap();
+        let mut writing = target.writing().unwrap();
+        let (mut written, mut buffer) = (0, ReadBuffer::new());
+        let reads = || faults.log().into_iter().filter(|op| *op == slipway_disk::Op::Read).count();
+        let before = reads();
+        for (n, bytes) in image.chunks(32 << 10).enumerate() {
+            let (at, chunk) = ((n * (32 << 10)) as u64, verify(bytes, &ChunkId::of(bytes)).unwrap());
+            written += match on_zeros {
+                true => writing.chunk_write_on_zeros(at, &chunk),
+                false => writing.chunk_write(at, &chunk),
+            }
+            .unwrap();
+        }
+        let reads = reads() - before;
+        writing.flush().unwrap();
+        for (at, len) in [(0, image.len()), (4000, 1000), (MIB + 1, MIB), (image.len() - 7, 7)] {
+            writing.read_into(at as u64, len, &mut buffer).unwrap();
+            assert!(buffer.bytes() == &image[at..at + len], "{len} at {at}");
+        }
+        let sealed = writing.seal().unwrap();
+        assert!(read(&path) == image);
+        (written, sealed.written, reads)
+    };
+    let (compared, on_zeros) = (put(false), put(true));
+    assert_eq!(compared.0, (image.len() - 3 * 4096) as u64);
+    assert_eq!((compared.0, compared.1), (on_zeros.0, on_zeros.1));
+    // The guarded ranges are looked at before the first write, and nothing else.
+    assert!(on_zeros.2 <= 2 && compared.2 > on_zeros.2, "{compared:?} {on_zeros:?}");
 }
 
 #[test]

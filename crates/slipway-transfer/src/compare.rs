@@ -1,10 +1,12 @@
 //! What of an image is already on a target: at its place, or elsewhere.
 
+use crate::blank::Blank;
 use crate::index::{Cutter, TargetIndex};
 use crate::look::{Look, Readable, SegmentFeed, looks, spans, spans_read};
 use crate::marks::Marks;
 use crate::{Control, RemoteContent, Step, TransferError};
 use slipway_chunk::{ChunkId, is_zero};
+use std::collections::HashMap;
 use tokio::runtime::Handle;
 
 /// How many differing ranges are kept to be shown.
@@ -25,6 +27,8 @@ pub struct Range {
 pub(crate) struct Compared {
     pub(crate) marks: Marks,
     pub(crate) index: TargetIndex,
+    /// Where the target is zero and the image, mostly, is not.
+    pub(crate) blank: Blank,
     /// Bytes of chunks that are in their place.
     pub(crate) matched: u64,
     /// Bytes of chunks that are not.
@@ -56,6 +60,7 @@ impl Compared {
         Self {
             marks,
             index,
+            blank: Blank::all(),
             matched: 0,
             lacking,
             unzero: 0,
@@ -74,12 +79,15 @@ impl Compared {
         self.start == Start::Cleared && self.matched > 0
     }
 
-    fn differs(&mut self, look: &Look, bytes: Option<&[u8]>) {
+    fn differs(&mut self, look: &Look, zero: bool) {
         let len = u64::from(look.len);
         self.marks.set(look.segment, look.extent);
         match look.chunk {
             Some(_) => self.lacking += len,
             None => self.unzero += len,
+        }
+        if zero {
+            self.blank.add(look.at, len);
         }
         let room = self.ranges.len() < RANGES_MAX;
         match self.ranges.last_mut() {
@@ -88,7 +96,7 @@ impl Compared {
             _ => self.ranges_more = true,
         }
         if look.at < START_LEN && self.start != Start::Filled {
-            self.start = match bytes.is_none_or(is_zero) {
+            self.start = match zero {
                 true => Start::Cleared,
                 false => Start::Filled,
             };
@@ -96,13 +104,26 @@ impl Compared {
     }
 
     fn matches(&mut self, look: &Look) {
-        if let Some(id) = &look.chunk {
-            self.matched += u64::from(look.len);
-            self.index.lasting_add(id, look.at, look.len as usize);
-            if look.at < START_LEN {
-                self.start = Start::Filled;
-            }
+        let Some(id) = &look.chunk else {
+            // A hole between two blank chunks makes one range of them.
+            self.blank.extend(look.at, u64::from(look.len));
+            return;
+        };
+        self.matched += u64::from(look.len);
+        self.index.lasting_add(id, look.at, look.len as usize);
+        if look.at < START_LEN {
+            self.start = Start::Filled;
         }
+    }
+}
+
+/// The ids of chunks of zeros by their length: an empty target has nothing else, and hashing all of it would tell nothing new.
+#[derive(Default)]
+struct ZeroIds(HashMap<u32, ChunkId>);
+
+impl ZeroIds {
+    fn is_same(&mut self, look: &Look, bytes: &[u8]) -> bool {
+        look.chunk.is_none_or(|id| *self.0.entry(look.len).or_insert_with(|| ChunkId::of(bytes)) == id)
     }
 }
 
@@ -117,20 +138,28 @@ pub(crate) fn target_compare(
     let mut found = Compared {
         marks: Marks::same(content.segment_count()),
         index: TargetIndex::new(index),
+        blank: Blank::default(),
         lacking: 0,
         ..Compared::fresh(content)
     };
     let mut meter = control.meter(Step::Compare, Some(content.manifest().size));
+    let mut zeros = ZeroIds::default();
     let mut cutter = Cutter::new(content.manifest().params);
     let segments: Vec<usize> = (0..content.segment_count()).collect();
     let mut feed = SegmentFeed::new(content, runtime, control);
     let whole = |_: &Readable<'_>, index: usize, segment: &_| spans(looks(index, segment));
     spans_read(target, &mut feed, &segments, whole, |look, bytes| {
-        if look.is_same(bytes) {
+        let zero = bytes.is_none_or(is_zero);
+        let same = match bytes {
+            Some(bytes) if zero => zeros.is_same(look, bytes),
+            Some(_) if look.chunk.is_none() => false,
+            Some(_) | None => look.is_same(bytes),
+        };
+        if same {
             found.matches(look);
         } else {
-            found.differs(look, bytes);
-            if let (Some(bytes), true) = (bytes, found.index.has_room()) {
+            found.differs(look, zero);
+            if let (Some(bytes), true) = (bytes, !zero && found.index.has_room()) {
                 let index = &mut found.index;
                 cutter.feed(look.at, bytes, &mut |at, bytes| index.passing_add(&ChunkId::of(bytes), at, bytes.len()));
             }

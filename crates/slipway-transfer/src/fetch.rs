@@ -1,31 +1,50 @@
 //! Fetching: requests in pack order over a few connections, a new layout where an address has ended.
 
+use crate::buffers::{Buffers, Lent};
 use crate::plan::{FrameJob, Job, Need, Part, Plan};
 use crate::{Caps, Control, RemoteContent, TransferError};
-use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use slipway_api::{ApiError, BlobRange, Code};
 use slipway_chunk::{ChunkId, DecodedFrame, FormatError, PackId, Segment, Verified};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 /// Layouts that are asked for at once.
 const LAYOUTS_AT_ONCE: usize = 4;
 
-/// Requests whose frames are decoded at one time.
+/// Batches that are decoded at one time.
 const DECODED_AT_ONCE: usize = 2;
+/// Frames that are decoded together and handed on: at most 1 MiB of raw bytes, of which five wait in different places at most.
+const BATCH_FRAMES: usize = 4;
+
+/// Some of the frames of a request, as they came.
+struct Batch {
+    pack: PackId,
+    frames: Vec<FrameJob>,
+    bytes: Arc<Lent>,
+}
 
 /// What a request gave: bytes of a pack, or, by a new layout, what several requests gave.
 enum Came {
-    Bytes(Job, Bytes),
-    Again(Vec<Arrived>),
+    Batch(Batch),
+    Again(Arrived),
 }
 
-/// What came of one request: each frame decoded, but no chunk verified yet.
+/// What came of a batch: each frame decoded, but no chunk verified yet.
 pub(crate) struct Arrived {
     pub(crate) pack: PackId,
     pub(crate) frames: Vec<(FrameJob, Result<DecodedFrame, FormatError>)>,
+}
+
+/// Memory that fetching uses again and again.
+#[derive(Clone, Default)]
+pub(crate) struct Pools {
+    /// Bytes of requests.
+    wire: Buffers,
+    /// Raw bytes of frames.
+    raw: Buffers,
 }
 
 /// Bytes and requests so far.
@@ -42,6 +61,7 @@ pub(crate) struct Fetcher {
     pub(crate) connections: usize,
     pub(crate) caps: Caps,
     pub(crate) control: Control,
+    pub(crate) pools: Pools,
 }
 
 impl Fetcher {
@@ -111,49 +131,53 @@ impl Fetcher {
         arrived: mpsc::Sender<Arrived>,
     ) -> Result<Fetched, TransferError> {
         // Bytes on their way are compressed and small; decoded ones are not, so that fewer of them wait for the writer.
-        let fetching = jobs
+        let came = jobs
             .map(|job| {
                 let fetcher = self.clone();
                 async move { fetcher.job_fetch(job?).await }
             })
-            .buffer_unordered(self.connections.max(1))
+            .buffer_unordered(self.connections.max(1));
+        let came = came.map_ok(|(fetched, list)| {
+            // What a request took is counted with the first that came of it.
+            let counts = std::iter::once(fetched).chain(std::iter::repeat(Fetched::default()));
+            stream::iter(counts.zip(list).map(Ok::<_, TransferError>))
+        });
+        let decoding = came
+            .try_flatten()
             .map(|came| async move {
                 let (fetched, came) = came?;
-                let list = match came {
-                    Came::Bytes(job, bytes) => vec![decode(job, bytes).await?],
-                    Came::Again(list) => list,
+                let arrived = match came {
+                    Came::Batch(batch) => self.decode(batch).await?,
+                    Came::Again(arrived) => arrived,
                 };
-                Ok::<_, TransferError>((fetched, list))
+                Ok::<_, TransferError>((fetched, arrived))
             })
             .buffer_unordered(DECODED_AT_ONCE);
-        let mut fetching = std::pin::pin!(fetching);
+        let mut decoding = std::pin::pin!(decoding);
         let mut total = Fetched::default();
         loop {
-            let next = self.control.or_cancelled(async { fetching.next().await.transpose() }).await?;
-            let Some((fetched, list)) = next else {
+            let next = self.control.or_cancelled(async { decoding.next().await.transpose() }).await?;
+            let Some((fetched, one)) = next else {
                 return Ok(total);
             };
-            total.bytes += fetched.bytes;
-            total.requests += fetched.requests;
-            for one in list {
-                if arrived.send(one).await.is_err() {
-                    return Ok(total);
-                }
+            total = total.and(fetched);
+            if arrived.send(one).await.is_err() {
+                return Ok(total);
             }
         }
     }
 
-    async fn job_fetch(&self, job: Job) -> Result<(Fetched, Came), TransferError> {
+    async fn job_fetch(&self, job: Job) -> Result<(Fetched, Vec<Came>), TransferError> {
         match self.job_read(&job).await {
             Ok(bytes) => {
                 let fetched = Fetched { bytes: bytes.len() as u64, requests: 1 };
-                Ok((fetched, Came::Bytes(job, bytes)))
+                Ok((fetched, batches(job, bytes).into_iter().map(Came::Batch).collect()))
             }
             // Prune moved the chunks, the capability ended, or the pack is quarantined: a new layout says where to go.
             Err(why) if needs_layout(&why) => {
                 let parts = job.frames.into_iter().flat_map(|frame| frame.parts).collect();
                 let (fetched, list) = self.parts_fetch(parts).await?;
-                Ok((fetched, Came::Again(list)))
+                Ok((fetched, list.into_iter().map(Came::Again).collect()))
             }
             Err(why) => Err(why.into()),
         }
@@ -173,16 +197,52 @@ impl Fetcher {
         let (mut fetched, mut list) = (Fetched::default(), Vec::new());
         for job in plan.jobs(&self.caps) {
             let bytes = self.job_read(&job).await?;
-            fetched.bytes += bytes.len() as u64;
-            fetched.requests += 1;
-            list.push(decode(job, bytes).await?);
+            fetched = fetched.and(Fetched { bytes: bytes.len() as u64, requests: 1 });
+            for batch in batches(job, bytes) {
+                list.push(self.decode(batch).await?);
+            }
         }
         Ok((fetched, list))
     }
 
-    async fn job_read(&self, job: &Job) -> Result<Bytes, ApiError> {
-        self.content.client().blob_range(&BlobRange { address: &job.address, at: job.at, len: job.len }).await
+    async fn job_read(&self, job: &Job) -> Result<Lent, ApiError> {
+        let mut bytes = self.pools.wire.lend();
+        let range = BlobRange { address: &job.address, at: job.at, len: job.len };
+        self.content.client().blob_range_into(&range, &mut bytes).await?;
+        Ok(bytes)
     }
+
+    /// Decompresses on a thread of the pool, so that several batches are decoded at once.
+    async fn decode(&self, batch: Batch) -> Result<Arrived, TransferError> {
+        let (pack, raw) = (batch.pack, self.pools.raw.clone());
+        let decoding = tokio::task::spawn_blocking(move || {
+            let one = |frame: FrameJob| {
+                let (from, len) = (frame.skip as usize, frame.len as usize);
+                let decoded = DecodedFrame::decode_in(&batch.bytes[from..from + len], raw.lend().take());
+                (frame, decoded)
+            };
+            batch.frames.into_iter().map(one).collect()
+        });
+        let frames = decoding.await.map_err(|_| TransferError::Panicked)?;
+        Ok(Arrived { pack, frames })
+    }
+}
+
+impl Fetched {
+    fn and(self, more: Self) -> Self {
+        Self { bytes: self.bytes + more.bytes, requests: self.requests + more.requests }
+    }
+}
+
+/// The frames of a request in small parts.
+fn batches(job: Job, bytes: Lent) -> Vec<Batch> {
+    let (pack, bytes) = (job.pack, Arc::new(bytes));
+    let mut frames = job.frames.into_iter();
+    let batch = || {
+        let frames: Vec<FrameJob> = frames.by_ref().take(BATCH_FRAMES).collect();
+        (!frames.is_empty()).then(|| Batch { pack, frames, bytes: bytes.clone() })
+    };
+    std::iter::from_fn(batch).collect()
 }
 
 pub(crate) fn needs_layout(why: &ApiError) -> bool {
@@ -194,21 +254,6 @@ pub(crate) fn needs_layout(why: &ApiError) -> bool {
     }
 }
 
-/// Decompresses on a thread of the pool, so that several requests are decoded at once.
-async fn decode(job: Job, bytes: Bytes) -> Result<Arrived, TransferError> {
-    let pack = job.pack;
-    let decoding = tokio::task::spawn_blocking(move || {
-        let one = |frame: FrameJob| {
-            let (from, len) = (frame.skip as usize, frame.len as usize);
-            let decoded = DecodedFrame::decode(&bytes[from..from + len]);
-            (frame, decoded)
-        };
-        job.frames.into_iter().map(one).collect()
-    });
-    let frames = decoding.await.map_err(|_| TransferError::Panicked)?;
-    Ok(Arrived { pack, frames })
-}
-
 /// Verifies what arrived and hands each chunk on with its place in the image. A chunk that is not what its id says is reported,
 /// fetched once more by a new layout, and then an error by name.
 pub(crate) fn arrived_verify(
@@ -218,7 +263,7 @@ pub(crate) fn arrived_verify(
     put: &mut dyn FnMut(u64, &Verified<'_>) -> Result<(), TransferError>,
 ) -> Result<(), TransferError> {
     let pack = arrived.pack;
-    let bad = frames_verify(arrived, put)?;
+    let bad = frames_verify(arrived, fetcher, put)?;
     if bad.is_empty() {
         return Ok(());
     }
@@ -231,7 +276,7 @@ pub(crate) fn arrived_verify(
     let (_, list) = runtime.block_on(fetcher.control.or_cancelled(refetch))?;
     for again in list {
         let pack = again.pack;
-        if let Some(part) = frames_verify(again, put)?.first() {
+        if let Some(part) = frames_verify(again, fetcher, put)?.first() {
             runtime.block_on(fetcher.content.finding_report(&part.id, &pack));
             return Err(TransferError::BadChunk { chunk: part.id, content: fetcher.content.name(), pack });
         }
@@ -242,6 +287,7 @@ pub(crate) fn arrived_verify(
 /// Gives back the parts that are not what they should be.
 fn frames_verify(
     arrived: Arrived,
+    fetcher: &Fetcher,
     put: &mut dyn FnMut(u64, &Verified<'_>) -> Result<(), TransferError>,
 ) -> Result<Vec<Part>, TransferError> {
     let mut bad = Vec::new();
@@ -252,10 +298,11 @@ fn frames_verify(
         };
         for part in frame.parts {
             match decoded.verify(part.from, part.len, &part.id) {
-                Ok(chunk) => part.places.iter().try_for_each(|at| put(*at, &chunk))?,
+                Ok(chunk) => part.places().try_for_each(|at| put(at, &chunk))?,
                 Err(_) => bad.push(part),
             }
         }
+        fetcher.pools.raw.keep(decoded.into_raw());
     }
     Ok(bad)
 }

@@ -1,7 +1,8 @@
 //! Flash: make a target hold exactly the bytes of a version, fetching and writing only what it lacks.
 
+use crate::blank::Blank;
 use crate::compare::{Compared, target_compare};
-use crate::fetch::{Arrived, Fetched, Fetcher, arrived_verify};
+use crate::fetch::{Arrived, Fetched, Fetcher, Pools, arrived_verify};
 use crate::look::{Look, Readable, SegmentFeed, looks, spans, spans_read};
 use crate::marks::Marks;
 use crate::plan::Need;
@@ -80,6 +81,7 @@ pub async fn flash(
         connections: options.connections,
         caps: options.caps,
         control: control.clone(),
+        pools: Pools::default(),
     };
     let runtime = Handle::current();
     let tail_bytes = target.facts().tail_bytes;
@@ -91,7 +93,7 @@ pub async fn flash(
     }
     let flash = Flash { fetcher, runtime, options: *options };
 
-    let (target, compared) = flash.clone().blocking(move |flash| flash.compare(target)).await?;
+    let (target, mut compared) = flash.clone().blocking(move |flash| flash.compare(target)).await?;
     let mut done = Flashed {
         size: content.manifest().size,
         matched_bytes: compared.matched,
@@ -104,11 +106,12 @@ pub async fn flash(
         done.unchanged = true;
         return Ok(done);
     }
+    let blank = std::mem::take(&mut compared.blank);
     let (writing, marks, moved, lacking) =
         flash.clone().blocking(move |flash| flash.moves_run(target, compared)).await?;
     done.moved_bytes = moved;
     let marks = Arc::new(marks);
-    let (writing, fetched) = flash.fetch(writing, marks.clone(), lacking).await?;
+    let (writing, fetched) = flash.fetch(writing, marks.clone(), blank, lacking).await?;
     done.fetched_bytes = fetched.bytes;
     done.requests = fetched.requests;
     let finish = move |flash: Flash| flash.finish(writing, &marks);
@@ -158,6 +161,7 @@ impl Flash {
         &self,
         writing: Writing,
         marks: Arc<Marks>,
+        blank: Blank,
         lacking: u64,
     ) -> Result<(Writing, Fetched), TransferError> {
         let segments = marks.segments();
@@ -165,7 +169,7 @@ impl Flash {
             return Ok((writing, Fetched::default()));
         }
         let (arrived, arriving) = mpsc::channel(1);
-        let write = self.clone().blocking(move |flash| flash.write(writing, arriving, lacking));
+        let write = self.clone().blocking(move |flash| flash.write(writing, arriving, &blank, lacking));
         let needs = move |index: usize, segment: &Segment| {
             let lacks = looks(index, segment).filter(|look| marks.get(index, look.extent));
             lacks.filter_map(|look| Some(Need { id: look.chunk?, len: look.len, at: look.at })).collect()
@@ -181,12 +185,16 @@ impl Flash {
         &self,
         mut writing: Writing,
         mut arriving: mpsc::Receiver<Arrived>,
+        blank: &Blank,
         lacking: u64,
     ) -> Result<Writing, TransferError> {
         let mut meter = self.control().meter(Step::Fetch, Some(lacking));
         while let Some(arrived) = arriving.blocking_recv() {
             arrived_verify(arrived, &self.fetcher, &self.runtime, &mut |at, chunk| {
-                writing.chunk_write(at, chunk)?;
+                match blank.covers(at, chunk.bytes().len() as u64) {
+                    true => writing.chunk_write_on_zeros(at, chunk)?,
+                    false => writing.chunk_write(at, chunk)?,
+                };
                 meter.add(chunk.bytes().len() as u64)
             })?;
         }

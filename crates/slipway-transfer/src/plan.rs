@@ -31,23 +31,30 @@ pub(crate) struct FrameJob {
     pub(crate) parts: Vec<Part>,
 }
 
-/// A chunk within a frame's raw bytes, and all places of the image that want it.
+/// A chunk within a frame's raw bytes, and where the image wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
     pub(crate) id: ChunkId,
     pub(crate) len: u32,
     pub(crate) from: u32,
-    pub(crate) places: Vec<u64>,
+    at: u64,
+    /// Mostly empty, and then it takes no memory of its own.
+    more: Vec<u64>,
 }
 
 impl Part {
+    /// All places of the image that want it.
+    pub(crate) fn places(&self) -> impl Iterator<Item = u64> {
+        std::iter::once(self.at).chain(self.more.iter().copied())
+    }
+
     pub(crate) fn needs(&self) -> impl Iterator<Item = Need> {
-        self.places.iter().map(|at| Need { id: self.id, len: self.len, at: *at })
+        self.places().map(|at| Need { id: self.id, len: self.len, at })
     }
 
     /// A segment whose layout names this chunk.
     pub(crate) fn segment(&self) -> usize {
-        self.places.first().map_or(0, |at| (at / SEGMENT_LEN) as usize)
+        (self.at / SEGMENT_LEN) as usize
     }
 }
 
@@ -94,12 +101,12 @@ impl Plan {
                 return Err(need.id);
             }
             match frame.parts.iter_mut().find(|part| part.from == chunk.at) {
-                Some(part) if (part.id, part.len) == (need.id, need.len) => part.places.push(need.at),
+                Some(part) if (part.id, part.len) == (need.id, need.len) => part.more.push(need.at),
                 // Two chunks at one place of a frame cannot both be there.
                 Some(_) => return Err(need.id),
                 None => {
-                    let places = vec![need.at];
-                    frame.parts.push(Part { id: need.id, len: need.len, from: chunk.at, places });
+                    let part = Part { id: need.id, len: need.len, from: chunk.at, at: need.at, more: Vec::new() };
+                    frame.parts.push(part);
                 }
             }
             self.needs += 1;

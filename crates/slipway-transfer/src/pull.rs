@@ -1,6 +1,6 @@
 //! Pull: a version as a new sparse file, or as a stream in order.
 
-use crate::fetch::{Arrived, Fetcher, arrived_verify};
+use crate::fetch::{Arrived, Fetcher, Pools, arrived_verify};
 use crate::flash::{FlashOptions, Flashed, flash};
 use crate::look::{Look, looks};
 use crate::plan::{Job, Need, Plan};
@@ -168,6 +168,7 @@ pub(crate) async fn pull_in_order(
         connections: options.connections,
         caps: options.caps,
         control: control.clone(),
+        pools: Pools::default(),
     };
     let (ready, windows) = mpsc::channel::<Stretch>(1);
     let size = content.manifest().size;

@@ -7,7 +7,7 @@ use crate::marks::Marks;
 use crate::moves::{Move, Op, moves_order};
 use crate::{Event, Step, TransferError};
 use slipway_chunk::verify;
-use slipway_disk::{Target, Writing};
+use slipway_disk::{ReadBuffer, Target, Writing};
 use std::collections::HashMap;
 
 impl Flash {
@@ -61,7 +61,7 @@ impl Flash {
         }
         let mut meter = self.control().meter(Step::Move, Some(planned));
         let mut held: HashMap<u64, Vec<u8>> = HashMap::new();
-        let mut moved = 0;
+        let (mut moved, mut buffer) = (0, ReadBuffer::new());
         for op in &ops {
             match *op {
                 Op::Hold { from, len } => drop(held.insert(from, writing.read(from, len as usize)?.to_vec())),
@@ -69,11 +69,14 @@ impl Flash {
                 Op::Copy(n) => {
                     let one = &moves[n as usize];
                     let bytes = match held.get(&one.from) {
-                        Some(bytes) => bytes.clone(),
-                        None => writing.read(one.from, one.len as usize)?.to_vec(),
+                        Some(bytes) => bytes,
+                        None => {
+                            writing.read_into(one.from, one.len as usize, &mut buffer)?;
+                            buffer.bytes()
+                        }
                     };
                     // The index knows only a part of the id, and the target may have read differently; then it is fetched.
-                    if let Ok(chunk) = verify(&bytes, &one.id) {
+                    if let Ok(chunk) = verify(bytes, &one.id) {
                         writing.chunk_write(one.to, &chunk)?;
                         marks.clear(one.segment as usize, one.extent as usize);
                         moved += u64::from(one.len);

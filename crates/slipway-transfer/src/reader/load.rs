@@ -182,7 +182,7 @@ impl RemoteReader {
         let range = BlobRange { address: &first.address, at: trip.at, len: trip.len };
         let client = self.0.content.client();
         let read = self.patiently(|| async { client.blob_range(&range).await.map_err(TransferError::from) }).await;
-        read.map_err(|why| match &why {
+        read.map(Bytes::from).map_err(|why| match &why {
             TransferError::Api(api) if needs_layout(api) => Failure::Moved(Arc::new(why)),
             _ => Failure::Failed(Arc::new(why)),
         })
