@@ -192,6 +192,26 @@ fn root_a_connection_carries_a_command() {
     assert_eq!(session.end().2["signal"], 9);
     assert!(!is_there("71236"));
 
+    // Also when the command reads nothing, and what was sent to it fills every buffer on the way.
+    let mut session = Session::new(&lab, json!({"command": ["/bin/sleep", "71238"]}));
+    until("it runs", || is_there("71238"));
+    session.stream.set_nonblocking(true).unwrap();
+    let part = [&frame_head(FrameKind::Stdin, 65_536)[..], &[0; 65_536]].concat();
+    let (mut at, mut refused) = (0, 0);
+    while refused < 20 {
+        match session.stream.write(&part[at..]) {
+            Ok(len) => (at, refused) = ((at + len) % part.len(), 0),
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                refused += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+    assert!(is_there("71238"));
+    drop(session);
+    until("it is gone", || !is_there("71238"));
+
     // The end of the service is told to whoever listens, and does not wait for the command; the container runs on.
     let session = Session::new(&lab, json!({"command": ["/bin/sleep", "71237"]}));
     until("it runs", || is_there("71237"));

@@ -1,8 +1,10 @@
 //! Connections: hyper's, with limits that hyper leaves to others, and a stop that loses no answer.
 
 use super::patient::Patient;
-use super::peer::Peer;
+use super::peer::{Line, Peer};
 use super::site::Site;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
@@ -95,12 +97,20 @@ pub(crate) async fn connections_accept(listener: Listener, door: Door) {
 }
 
 async fn connection_open(arrival: Arrival, tls: Option<TlsAcceptor>, door: Door) {
+    let line = match &arrival {
+        Arrival::Unix(stream) => Line::of(stream),
+        Arrival::Tcp(stream, _) => Line::of(stream).and_then(|line| line.keep_alive().map(|()| line)),
+    };
+    let line = match line {
+        Ok(line) => line,
+        Err(error) => return tracing::warn!(%error, "taking a connection"),
+    };
     match (arrival, tls) {
         (Arrival::Unix(stream), _) => match stream.peer_cred() {
-            Ok(who) => connection_serve(stream, Peer::unix(&who), &door).await,
+            Ok(who) => connection_serve(stream, Peer::unix(&who), line, &door).await,
             Err(error) => tracing::warn!(%error, "asking who connected"),
         },
-        (Arrival::Tcp(stream, from), None) => connection_serve(stream, Peer::tcp(from, None), &door).await,
+        (Arrival::Tcp(stream, from), None) => connection_serve(stream, Peer::tcp(from, None), line, &door).await,
         (Arrival::Tcp(stream, from), Some(tls)) => {
             let shaken = tokio::select! {
                 shaken = tokio::time::timeout(door.patience, tls.accept(stream)) => shaken,
@@ -110,7 +120,7 @@ async fn connection_open(arrival: Arrival, tls: Option<TlsAcceptor>, door: Door)
                 Ok(Ok(stream)) => {
                     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
                     let peer = Peer::tcp(from, shown.map(|shown| shown.as_ref().to_vec()));
-                    connection_serve(stream, peer, &door).await;
+                    connection_serve(stream, peer, line, &door).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%from, %error, "TLS handshake"),
                 Err(_) => tracing::debug!(%from, "TLS handshake took too long"),
@@ -119,13 +129,14 @@ async fn connection_open(arrival: Arrival, tls: Option<TlsAcceptor>, door: Door)
     }
 }
 
-async fn connection_serve<S>(stream: S, peer: Peer, door: &Door)
+async fn connection_serve<S>(stream: S, peer: Peer, line: Line, door: &Door)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let peer = Arc::new(peer);
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         let (site, peer) = (door.site.clone(), peer.clone());
+        request.extensions_mut().insert(line.clone());
         async move { Ok::<_, Infallible>(super::answer::request_answer(site, peer, request).await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();

@@ -1,7 +1,7 @@
 //! From a request to its answer: one way for all routes.
 
 use super::ask::{Ask, Query, permit};
-use super::peer::Peer;
+use super::peer::{Line, Peer};
 use super::routes::{Needs, Route, allow_of, route_find};
 use super::site::Site;
 use axum::body::Body;
@@ -75,12 +75,13 @@ async fn route_run(
         }
     };
     let upgrade = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
+    let line = request.extensions_mut().remove::<Line>();
     let (parts, body) = request.into_parts();
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     match (&route.handle, caller) {
         (super::routes::Handle::Open(handle), _) => handle(site).await,
         (super::routes::Handle::Known(handle), Some(caller)) => {
-            handle(Ask { site, caller, query, headers: parts.headers, body, upgrade }).await
+            handle(Ask { site, caller, query, headers: parts.headers, body, upgrade, line }).await
         }
         // Deny by default, whatever the table says.
         (super::routes::Handle::Known(_), None) => Err(Refusal::new(403, "nobody may do this")),

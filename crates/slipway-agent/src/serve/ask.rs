@@ -1,5 +1,6 @@
 //! A request as a handler sees it: who asks, the query read as the ImageAPI reads it, the body within its limits.
 
+use super::peer::Line;
 use super::site::Site;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_TYPE, EXPECT};
@@ -28,6 +29,8 @@ pub(crate) struct Ask {
     pub(crate) body: Incoming,
     /// The connection, for a handler that takes it over.
     pub(crate) upgrade: Option<OnUpgrade>,
+    /// To see whether whoever asks is still there.
+    pub(crate) line: Option<Line>,
 }
 
 impl Ask {

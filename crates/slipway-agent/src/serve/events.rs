@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Without an event for so long, a comment says that the connection lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -24,6 +25,9 @@ struct Follow {
     last: u64,
     said: Instant,
     begun: bool,
+    /// Nobody who comes later takes it away; a thread that still waits for a client that has gone has it too, so that clients that come and go
+    /// cannot take all threads.
+    seat: Arc<OwnedSemaphorePermit>,
 }
 
 pub(crate) async fn follow(ask: Ask) -> Answered {
@@ -36,9 +40,8 @@ pub(crate) async fn follow(ask: Ask) -> Answered {
             None => ask.query.number("since")?,
         };
     let last = asked.unwrap_or_else(|| ask.site.host.events().last_id());
-    // Refused now rather than kept waiting without a word.
-    let _seat = ask.site.follower_seat()?;
-    let follow = Follow { site: ask.site, last, said: Instant::now(), begun: false };
+    let seat = Arc::new(ask.site.follower_seat()?);
+    let follow = Follow { site: ask.site, last, said: Instant::now(), begun: false, seat };
     let stop = follow.site.stop.clone();
     let parts = stream::unfold(follow, step).take_until(stop.cancelled_owned());
     Ok(typed(StatusCode::OK, "text/event-stream", Body::from_stream(parts.map(Ok::<_, Infallible>))))
@@ -51,9 +54,7 @@ async fn step(mut follow: Follow) -> Option<(Bytes, Follow)> {
         return Some((Bytes::from_static(b"retry: 2000\n\n"), follow));
     }
     loop {
-        let (events, last) = (follow.site.host.events(), follow.last);
-        // The thread keeps the seat, so that clients that come and go cannot take all threads.
-        let seat = follow.site.follower_seat().ok()?;
+        let (events, last, seat) = (follow.site.host.events(), follow.last, follow.seat.clone());
         let waiting = tokio::task::spawn_blocking(move || {
             let _seat = seat;
             events.after(last, WAIT)

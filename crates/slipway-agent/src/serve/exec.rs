@@ -3,6 +3,7 @@
 use super::answer::{Answered, blocking, json};
 use super::ask::Ask;
 use super::containers::change_allowed;
+use super::peer::Line;
 use super::site::Site;
 use axum::body::Body;
 use axum::http::header::{CONNECTION, UPGRADE};
@@ -73,10 +74,10 @@ pub(crate) async fn run(mut ask: Ask) -> Answered {
             json(StatusCode::OK, &answer)
         }
         Some(upgrade) => {
-            let site = ask.site.clone();
+            let (site, line) = (ask.site.clone(), ask.line);
             ask.site.works.spawn(async move {
                 let _seat = seat;
-                carry(upgrade, running, streams, &site).await;
+                carry(upgrade, running, streams, line, &site).await;
             });
             let mut answer = Response::new(Body::empty());
             *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -164,7 +165,7 @@ fn output_read(output: &mut File) -> (String, bool) {
 }
 
 /// Carries frames until the program has ended, the client has gone or the service stops.
-async fn carry(upgrade: OnUpgrade, running: Running, streams: Streams, site: &Site) {
+async fn carry(upgrade: OnUpgrade, running: Running, streams: Streams, line: Option<Line>, site: &Site) {
     let upgraded = match upgrade.await {
         Ok(upgraded) => TokioIo::new(upgraded),
         Err(error) => return tracing::debug!(%error, "handing a connection over"),
@@ -183,6 +184,8 @@ async fn carry(upgrade: OnUpgrade, running: Running, streams: Streams, site: &Si
     let hearing = tokio::spawn(async move {
         tokio::select! {
             _ = input_carry(from_client, input, is_terminal, &exec) => {}
+            // While the command reads nothing, what the client has sent stands before its end.
+            () = hung_up(line) => {}
             () = stop.cancelled() => {}
         }
         exec.kill();
@@ -202,6 +205,13 @@ async fn carry(upgrade: OnUpgrade, running: Running, streams: Streams, site: &Si
         // A client that has gone meanwhile does not want to know.
         let _ = to_client.write_all(&frame).await;
         let _ = to_client.shutdown().await;
+    }
+}
+
+async fn hung_up(line: Option<Line>) {
+    match line {
+        Some(line) => line.hung_up().await,
+        None => std::future::pending().await,
     }
 }
 
