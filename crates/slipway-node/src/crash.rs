@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 const VARIABLE: &str = "SLIPWAY_NODE_CRASH_AT";
 
 /// Every crash point, by file. Those that begin with `shim` are passed by a container's shim, which inherits the variable; the others by the
-/// service. Those that begin with `nbd` or `exports` are passed only for attachments of these kinds.
+/// service. Those that begin with `nbd`, `exports`, `nfs` or `uri` are passed only for objects of these kinds.
 pub const CRASH_POINTS: &[&str] = &[
     "journal.intend.before",
     "journal.intend.run",
@@ -79,6 +79,17 @@ pub const CRASH_POINTS: &[&str] = &[
     "exports.spawn.after",
     "exports.status.after",
     "exports.ready.after",
+    "nfs.asked",
+    "nfs.mounted",
+    "nfs.undo.before",
+    "nfs.undo.after",
+    "uri.asked",
+    "uri.tree.unpacked",
+    "uri.tree.checked",
+    "uri.image.checked",
+    "uri.image.device.after",
+    "uri.image.mounted",
+    "uri.undo.after",
     "cgroup.make.before",
     "cgroup.make.after",
     "cgroup.limits.after",

@@ -3,7 +3,7 @@
 
 use sha2::{Digest, Sha256};
 use slipway_api::node::{Holder, Mount};
-use slipway_node::{Draft, Linux, Node, NodeConfig, Phase, Refusal, Type};
+use slipway_node::{CRASH_POINTS, Draft, Linux, Node, NodeConfig, Phase, Refusal, Type};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -249,6 +249,55 @@ fn root_images_from_memory_and_what_is_refused() {
         lab.delete(id);
     }
     refused(&lab);
+}
+
+/// A service that dies at a point of the environment: mounts what is there, and removes it.
+fn service_that_dies(top: &Path, uri: &str) {
+    let (node, _) = Lab::open(top);
+    let json = format!(r#"{{"kind":"uri","uri":{{"uri":"{uri}"}}}}"#);
+    let id = node.create(Draft::mount(serde_json::from_str::<Mount>(&json).unwrap()).unwrap(), 0).unwrap();
+    node.delete(id, Type::Mount, false).unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn root_downloads_after_a_crash_at_every_point() {
+    const TEST: &str = "root_downloads_after_a_crash_at_every_point";
+    if let (Ok(top), Ok(uri)) = (std::env::var("SLIPWAY_TEST_TOP"), std::env::var("SLIPWAY_TEST_URI")) {
+        return service_that_dies(Path::new(&top), &uri);
+    }
+    if !inside(TEST) {
+        return;
+    }
+    let mut lab = Lab::new(false);
+    let mut answers = BTreeMap::new();
+    let image = "mksquashfs . ../i -quiet -noappend >/dev/null; cat ../i";
+    for (path, line) in [("/tree", "tar -c ."), ("/image", image)] {
+        answers.insert(path.to_owned(), Answer::Bytes(lab.sh(&format!("{TREE} {line}"))));
+    }
+    let at = serve(answers);
+    for point in CRASH_POINTS.iter().filter(|point| point.starts_with("uri.")) {
+        let path = if point.starts_with("uri.tree") { "/tree" } else { "/image" };
+        let out = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", TEST])
+            .env("SLIPWAY_TEST_TOP", lab.top.path())
+            .env("SLIPWAY_TEST_URI", format!("{at}{path}"))
+            .env("SLIPWAY_NODE_CRASH_AT", point)
+            .output()
+            .unwrap();
+        assert!(out.status.code().is_none(), "{point} was not passed: {}", String::from_utf8_lossy(&out.stdout));
+        (lab.node, lab.linux) = Lab::open(lab.top.path());
+        // Whoever asked was not answered; what the crash came too late for is there, and goes as usual.
+        let left: Vec<u64> = lab.node.read(|table| table.iter().map(|entry| entry.id).collect());
+        println!("{point}: {left:?} left");
+        for id in left {
+            lab.node.delete(id, Type::Mount, false).unwrap();
+        }
+        lab.census();
+        let devices = Command::new("losetup").args(["-l", "-n", "-O", "NAME,BACK-FILE"]).output().unwrap();
+        let mark = lab.top.path().display().to_string();
+        assert!(!String::from_utf8(devices.stdout).unwrap().contains(&mark));
+    }
 }
 
 /// What is wrong, or goes wrong half-way, is said, and nothing of it is left.

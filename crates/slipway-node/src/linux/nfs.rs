@@ -3,6 +3,7 @@
 use super::mountpoint::Mountpoint;
 use super::rpc::{self, Program};
 use super::{address, filesystem};
+use crate::crash::crash_point;
 use crate::object::Proof;
 use crate::refusal::DriverError;
 use rustix::mount::MountAttrFlags;
@@ -170,8 +171,10 @@ pub(super) fn make(at: &Mountpoint, block: &MountNfs) -> Result<Proof, DriverErr
     if let Some(error) = refused {
         return Err(error);
     }
+    crash_point("nfs.asked");
     let fs_type = if wanted.version == Version::Three { "nfs" } else { "nfs4" };
     let tree = filesystem::mounted(fs_type, &wanted.source, &wanted.options)?;
+    crash_point("nfs.mounted");
     at.prepare(true)?;
     at.put(tree)
 }
@@ -179,12 +182,15 @@ pub(super) fn make(at: &Mountpoint, block: &MountNfs) -> Result<Proof, DriverErr
 /// Takes the mount away. One whose server is gone would wait for it to come back, so nothing is waited for then: unless somebody uses it,
 /// it is cut off.
 pub(super) fn undo(at: &Mountpoint) -> Result<(), DriverError> {
-    match at.options()?.as_deref().and_then(server_of) {
+    crash_point("nfs.undo.before");
+    let undone = match at.options()?.as_deref().and_then(server_of) {
         Some((server, version)) if rpc::ping(server, Program::Nfs, version, GONE_LIMIT).is_err() => {
             at.unmount_cut_off()
         }
         _ => at.unmount(),
-    }
+    };
+    crash_point("nfs.undo.after");
+    undone
 }
 
 /// The server and version of a mount, as the kernel lists it; none if it is not reached by TCP.

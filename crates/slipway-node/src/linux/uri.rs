@@ -8,6 +8,7 @@ mod unpack;
 
 use super::mountpoint::Mountpoint;
 use super::{filesystem, loops, syscall, system};
+use crate::crash::crash_point;
 use crate::object::Proof;
 use crate::refusal::DriverError;
 use download::{Checksum, Download};
@@ -133,6 +134,7 @@ pub(super) fn make(at: &Mountpoint, mark: &str, block: &MountUri) -> Result<Proo
     let mut stream = unwrap(wrap, Box::new(Cursor::new(head).chain(download)), wanted.stream_max());
     let head = head_read(&mut stream, HEAD_LEN)?;
     let content = wanted.content(&head)?;
+    crash_point("uri.asked");
     let mut input = Cursor::new(head).chain(stream);
     let checked = |input: &mut dyn Read| {
         // The checksum is of all that was sent, so what is behind an archive's end counts too.
@@ -142,7 +144,9 @@ pub(super) fn make(at: &Mountpoint, mark: &str, block: &MountUri) -> Result<Proo
     match content {
         Content::Tree(format) => {
             let (tree, mut rest) = unpack::tree_make(format, input, wanted.size, wanted.entries)?;
+            crash_point("uri.tree.unpacked");
             checked(&mut rest)?;
+            crash_point("uri.tree.checked");
             if wanted.ro {
                 syscall::mount_read_only(&tree, false).map_err(|errno| system("mount_setattr", at.path(), errno))?;
             }
@@ -152,6 +156,7 @@ pub(super) fn make(at: &Mountpoint, mark: &str, block: &MountUri) -> Result<Proo
         Content::Image(fs_type) => {
             let file = image_keep(&mut input, &wanted, wrap)?;
             checked(&mut input)?;
+            crash_point("uri.image.checked");
             image_mount(at, mark, fs_type, &file)
         }
     }
@@ -176,9 +181,11 @@ fn image_mount(at: &Mountpoint, mark: &str, fs_type: &str, file: &File) -> Resul
     let mounted = || {
         // The device goes with its last user: the mount, or, until there is one, this descriptor.
         let device = loops::of_memory(mark, file.as_fd())?;
+        crash_point("uri.image.device.after");
         let attr = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
         let options = filesystem::Options { attr: attr.bits(), own: vec!["ro".to_owned()] };
         let tree: OwnedFd = filesystem::mounted(fs_type, &device.path.display().to_string(), &options)?;
+        crash_point("uri.image.mounted");
         at.prepare(true)?;
         at.put(tree)
     };
@@ -193,6 +200,7 @@ fn image_mount(at: &Mountpoint, mark: &str, fs_type: &str, file: &File) -> Resul
 
 pub(super) fn undo(at: &Mountpoint, mark: &str) -> Result<(), DriverError> {
     at.unmount()?;
+    crash_point("uri.undo.after");
     loops::gone_wait(mark)
 }
 

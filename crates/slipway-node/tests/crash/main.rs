@@ -29,7 +29,7 @@ const TESTS: &[(&str, Test)] = &[
 
 /// How points begin that the scripted session does not pass: they need other programs, or another machine. Those of the drivers that need a
 /// server are passed in the tests of these drivers.
-const ELSEWHERE: &[&str] = &["iscsi.", "rbd.", "nbd.", "exports."];
+const ELSEWHERE: &[&str] = &["iscsi.", "rbd.", "nbd.", "exports.", "nfs.", "uri."];
 
 /// `cargo test` runs this instead of a harness: with certain words it is something else, else the test.
 fn main() -> ExitCode {

@@ -4,6 +4,7 @@ use crate::Test;
 use crate::driver::drive;
 use serde_json::{Value, json};
 use slipway_lab::{Base, Guest, GuestSpec, Root, packages_unpack};
+use slipway_node::CRASH_POINTS;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -14,6 +15,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("root_nfs_versions_and_options", root_nfs_versions_and_options),
     ("root_nfs_what_is_wrong_is_said_at_once", root_nfs_what_is_wrong_is_said_at_once),
     ("root_nfs_servers_that_go", root_nfs_servers_that_go),
+    ("root_nfs_after_a_crash_at_every_point", root_nfs_after_a_crash_at_every_point),
 ];
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -205,6 +207,29 @@ fn root_nfs_servers_that_go() {
     let answers = drive(&guest, DEADLINE, &[format!("delete {id}")]);
     assert_eq!(answers[0]["deleted"], id, "{}", answers[0]);
     census(&guest);
+}
+
+fn root_nfs_after_a_crash_at_every_point() {
+    let guest = guest();
+    let program = std::env::current_exe().unwrap().display().to_string();
+    let made = mount("127.0.0.1", "/", "");
+    for point in CRASH_POINTS.iter().filter(|point| point.starts_with("nfs.")) {
+        let line = match point.starts_with("nfs.undo") {
+            true => format!("delete {}", drive(&guest, DEADLINE, std::slice::from_ref(&made))[0]["id"]),
+            false => made.clone(),
+        };
+        let script = format!(
+            "SLIPWAY_NODE_CRASH_AT={point} {program} driver /run/slipway /var/lib/slipway 20000 <<'END'\n{line}\nEND"
+        );
+        let died = guest.begin(&script).unwrap().finish(Duration::from_secs(90)).unwrap();
+        assert_eq!(died.code, 134, "{point}: {died:?}");
+        let answers = drive(&guest, DEADLINE, &["list".into()]);
+        let left: Vec<String> =
+            answers[0]["objects"].as_array().unwrap().iter().map(|object| format!("delete {}", object["id"])).collect();
+        println!("{point}: {left:?} left");
+        assert!(drive(&guest, DEADLINE, &left).iter().all(|answer| answer["deleted"].is_number()));
+        census(&guest);
+    }
 }
 
 /// An RPC server that says that it is there, and answers nothing else, or not even that; until it is told to speak: then it passes all on to
