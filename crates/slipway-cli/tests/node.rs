@@ -64,6 +64,118 @@ fn root_a_socket_for_others_is_refused_clearly() {
     assert!(ran.err.contains("sudo slipway node"), "{}", ran.err);
 }
 
+/// Certificates in a folder: a CA, and for each name a certificate of it and its key.
+fn certificates(place: &Place, ca: &str, names: &[&str]) {
+    let openssl = |line: &str| {
+        let words = line.split(' ').filter(|word| !word.is_empty());
+        let ran = std::process::Command::new("openssl").args(words).current_dir(place.dir.path()).output().unwrap();
+        assert!(ran.status.success(), "{line}: {}", String::from_utf8_lossy(&ran.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!("req -x509 {key} -keyout {ca}.key -out {ca}.pem -subj /CN={ca} -days 2"));
+    place.file("names", b"subjectAltName=DNS:localhost\n");
+    for name in names {
+        openssl(&format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        let signed = format!("-CA {ca}.pem -CAkey {ca}.key -CAcreateserial -extfile names -days 2");
+        openssl(&format!("x509 -req -in {name}.csr {signed} -out {name}.pem"));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn root_a_certificate_opens_a_node_elsewhere() {
+    let place = Place::new();
+    certificates(&place, "ca", &["server", "person"]);
+    certificates(&place, "other-ca", &["stranger"]);
+    let both = [std::fs::read(place.path("person.pem")).unwrap(), std::fs::read(place.path("person.key")).unwrap()];
+    place.file("both.pem", &both.concat());
+    let policy = place.file("policy.toml", b"certificate_role = \"read\"\n");
+    let at = |name: &str| place.path(name).to_str().unwrap().to_owned();
+    let (cert, key, ca) = (at("server.pem"), at("server.key"), at("ca.pem"));
+    let tls = ["--tls-cert", &cert, "--tls-key", &key, "--tls-client-ca", &ca, "--policy", &policy];
+    let node = Node::start_with(place, &[&tls[..], &["--listen", "127.0.0.1:0"]].concat());
+    let address = node.address.clone().unwrap().replace("127.0.0.1", "localhost");
+    let ask = |who: &[&str], words: &[&str]| {
+        let words = [&["node", "--node", &address, "--ca", "ca.pem"], who, words].concat();
+        node.place.run(&words, &[], b"")
+    };
+    let person = ["--cert", "person.pem", "--key", "person.key"];
+    assert_eq!(ask(&person, &["ls", "-o", "json"]).expect(0).json(), serde_json::json!([]));
+    ask(&["--cert", "both.pem"], &["ps"]).expect(0);
+    let env = [
+        ("SLIPWAY_NODE", address.as_str()),
+        ("SLIPWAY_NODE_CA", "ca.pem"),
+        ("SLIPWAY_NODE_CERT", "person.pem"),
+        ("SLIPWAY_NODE_KEY", "person.key"),
+    ];
+    node.place.run(&["node", "events"], &env, b"").expect(0);
+    // It may look, and no more; and nobody else may come in at all.
+    let ran = ask(&person, &["mount", "bind", "/", "--ro"]).expect(4);
+    assert!(ran.err.contains("certificate sha256:") && ran.err.contains("next: "), "{}", ran.err);
+    for who in [&[][..], &["--cert", "stranger.pem", "--key", "stranger.key"]] {
+        let ran = ask(who, &["ps"]);
+        assert!(ran.code != 0 && ran.err.contains("next: "), "{who:?}: {} {}", ran.code, ran.err);
+    }
+    let ran = ask(&["--cert", "person.pem", "--key", "stranger.key"], &["ps"]);
+    assert!(ran.code != 0 && ran.err.contains("person.pem") | ran.err.contains("stranger.key"), "{}", ran.err);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn root_events_are_followed_over_a_restart() {
+    use std::io::BufRead;
+    let mut node = Node::start();
+    let tree = place::folder(&node.place, "tree").to_str().unwrap().to_owned();
+    let bound = |node: &Node| {
+        let id = node.run(&["mount", "bind", &tree, "--ro"]).expect(0).text().trim().to_owned();
+        node.run(&["rm", &id]).expect(0);
+        id
+    };
+    let before = bound(&node);
+    let seen: Vec<serde_json::Value> = node
+        .run(&["events", "-o", "jsonl"])
+        .expect(0)
+        .text()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let made = seen.iter().find(|event| event["what"] == "mount.created").unwrap()["id"].to_string();
+    let mut command = node.command(&["events", "-f", "--since", &made, "-o", "jsonl"]);
+    let mut child = command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let (tell, heard) = std::sync::mpsc::channel::<serde_json::Value>();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let _ = tell.send(serde_json::from_str(&line).unwrap());
+        }
+    });
+    let next = || heard.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+    // What came after the number; what happens; and, when the service is another one, that and what happens there.
+    let mut last = made.parse::<u64>().unwrap();
+    let mut follow = |what: &str, object: &str| {
+        let event = loop {
+            let event = next();
+            if event["what"] != "gap" {
+                break event;
+            }
+        };
+        assert_eq!((event["what"].as_str(), event["object"].to_string().as_str()), (Some(what), object), "{event}");
+        let id = event["id"].as_u64().unwrap();
+        assert!(id > last, "{id} {last}");
+        last = id;
+    };
+    follow("mount.removed", &before);
+    let second = bound(&node);
+    follow("mount.created", &second);
+    follow("mount.removed", &second);
+    node.restart();
+    let third = bound(&node);
+    follow("mount.created", &third);
+    follow("mount.removed", &third);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 #[ignore = "needs root"]
 fn root_attach_and_mount_are_put_together() {

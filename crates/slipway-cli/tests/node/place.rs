@@ -14,40 +14,62 @@ const LONG: Duration = Duration::from_secs(20);
 /// A running service; stopped when dropped, with all that runs in it.
 pub struct Node {
     pub place: Place,
+    /// Where it listens beside its socket.
+    pub address: Option<String>,
+    words: Vec<String>,
     child: Child,
+}
+
+/// A service's process, and what it said of where it listens.
+fn spawn(place: &Place, words: &[String]) -> (Child, Vec<String>) {
+    let agent = Path::new(PROGRAM).with_file_name("slipway-agent");
+    assert!(agent.exists(), "'cargo build -p slipway-agent' makes what this test needs");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private"]).arg(agent).arg("serve");
+    command.arg("--socket").arg(place.path("node.sock"));
+    command.arg("--run-dir").arg(place.path("run")).arg("--state-dir").arg(place.path("state")).args(words);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (tell, ready) = mpsc::channel();
+    let streams: [Box<dyn std::io::Read + Send>; 2] =
+        [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+    for stream in streams {
+        let tell = tell.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                if let Some((_, address)) = line.split_once(READY) {
+                    let _ = tell.send(address.trim().to_owned());
+                }
+                println!("node: {line}");
+            }
+        });
+    }
+    let places = 1 + words.iter().filter(|word| *word == "--listen").count();
+    let said: Vec<String> = (0..places).map_while(|_| ready.recv_timeout(LONG).ok()).collect();
+    if said.len() < places {
+        let _ = child.kill();
+        panic!("the node's service is not ready");
+    }
+    (child, said)
 }
 
 impl Node {
     pub fn start() -> Self {
-        let agent = Path::new(PROGRAM).with_file_name("slipway-agent");
-        assert!(agent.exists(), "'cargo build -p slipway-agent' makes what this test needs");
-        let place = Place::new();
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private"]).arg(agent).arg("serve");
-        command.arg("--socket").arg(place.path("node.sock"));
-        command.arg("--run-dir").arg(place.path("run")).arg("--state-dir").arg(place.path("state"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (tell, ready) = mpsc::channel();
-        let streams: [Box<dyn std::io::Read + Send>; 2] =
-            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
-        for stream in streams {
-            let tell = tell.clone();
-            std::thread::spawn(move || {
-                for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    if line.contains(READY) {
-                        let _ = tell.send(());
-                    }
-                    println!("node: {line}");
-                }
-            });
-        }
-        let mut node = Self { place, child };
-        if ready.recv_timeout(LONG).is_err() {
-            let _ = node.child.kill();
-            panic!("the node's service is not ready");
-        }
-        node
+        Self::start_with(Place::new(), &[])
+    }
+
+    pub fn start_with(place: Place, words: &[&str]) -> Self {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let (child, said) = spawn(&place, &words);
+        let address = said.into_iter().find(|address| address.starts_with("http"));
+        Self { place, address, words, child }
+    }
+
+    /// Ends the service, and begins another in its directories.
+    pub fn restart(&mut self) {
+        signal_send(self.child.id(), "TERM");
+        self.child.wait().unwrap();
+        self.child = spawn(&self.place, &self.words).0;
     }
 
     pub fn socket(&self) -> PathBuf {
