@@ -1,10 +1,12 @@
-//! `slipway-agent export DIR`, which the service runs for each attachment of kind `slipway`: reads a version, verifies it, and gives it as an NBD
-//! export on a unix socket in that folder. It ends when the folder is gone, and needs no service while it runs.
+//! `slipway-agent export DIR`, which the service runs for each attachment that needs a process: reads a version of a catalogue, verifies it, and
+//! gives it as an NBD export on a unix socket in that folder, or leads to an NBD server over TLS (`tunnel.rs`). It ends when the folder is gone,
+//! and needs no service while it runs.
 
 use crate::failure::{Failure, clean};
+use crate::presence::{self, Noted, Reads};
 use slipway_api::node::StepError;
 use slipway_api::{Client, ClientConfig, VersionRef};
-use slipway_node::{ExportFiles, ExportReport, ExportSpec, export_begin};
+use slipway_node::{ExportFiles, ExportReport, ExportSpec, TunnelSpec, VersionSpec, export_begin};
 use slipway_transfer::{
     Cancel, FrameCache, NbdEvent, NbdExport, NbdExports, NbdLimits, NbdListener, NbdSocket, ReaderOptions,
     RemoteReader, TransferError, nbd_serve,
@@ -37,16 +39,56 @@ pub(crate) fn run(dir: &Path, ca: Option<&Path>) -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     crate::log_begin("warn");
     let files = ExportFiles::at(dir);
-    match token_read().and_then(|token| served(&files, token, ca, &mut report)) {
+    // What is written to a disk may be what makes room for this process' own memory. Without it that merely takes longer.
+    let _ = rustix::process::configure_io_flusher_behavior(true);
+    let (step, ended) = match files.spec() {
+        Ok(ExportSpec::Version(spec)) => ("slipway", version_run(&files, &spec, ca, &mut report)),
+        Ok(ExportSpec::Tunnel(spec)) => ("nbd_tls", tunnel_run(&files, spec, &mut report)),
+        Err(why) => ("export", Err(unread("what to export", why))),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprint!("{}", failure.rendered());
             // What was not found or may not be read is for whoever asked; the rest is for whoever runs the server or this node.
-            let error = StepError { step: "slipway".into(), errno: None, text: clean(&failure.what) };
+            let error = StepError { step: step.into(), errno: None, text: clean(&failure.what) };
             let _ = ExportReport::Failed { of_request: matches!(failure.exit, 2..=4), error }.write(&mut report);
             ExitCode::from(failure.exit)
         }
     }
+}
+
+fn unread(what: &str, why: io::Error) -> Failure {
+    Failure::new(1, format!("reading {what}: {why}"), "attach it again, or look at the service's settings")
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_keep_alive(Duration::from_secs(2))
+        .enable_all()
+        .build()
+        .map_err(crate::threads_missing)
+}
+
+fn tunnel_run(files: &ExportFiles, spec: TunnelSpec, report: &mut File) -> Result<(), Failure> {
+    let secrets = crate::tunnel::secrets_read()?;
+    let runtime = runtime()?;
+    let stop = Cancel::new();
+    let ended = runtime.block_on(async {
+        tokio::spawn(end_wait(files.dir().to_owned(), stop.clone()));
+        crate::tunnel::serve(files, spec, &secrets, report, &stop).await
+    });
+    runtime.shutdown_timeout(LOOK);
+    ended
+}
+
+/// Says that it listens, and nothing more after that.
+pub(crate) fn report_say(word: &ExportReport, report: &mut File) -> Result<(), Failure> {
+    // Nobody who waits for it any more: then the attachment was given up.
+    word.write(&mut *report).map_err(|why| Failure::new(1, format!("reporting: {why}"), "attach it again"))?;
+    *report = File::open("/dev/null").map_err(|why| Failure::new(1, format!("/dev/null: {why}"), "look at /dev"))?;
+    Ok(())
 }
 
 fn token_read() -> Result<Option<String>, Failure> {
@@ -56,26 +98,18 @@ fn token_read() -> Result<Option<String>, Failure> {
     Ok(Some(text.trim().to_owned()).filter(|token| !token.is_empty()))
 }
 
-fn served(files: &ExportFiles, token: Option<String>, ca: Option<&Path>, report: &mut File) -> Result<(), Failure> {
-    let read = |what: &str, why: io::Error| {
-        Failure::new(1, format!("reading {what}: {why}"), "attach it again, or look at the service's settings")
-    };
-    let spec = files.spec().map_err(|why| read("what to export", why))?;
-    let ca_pem = ca.map(std::fs::read).transpose().map_err(|why| read("the CA of the server", why))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_keep_alive(Duration::from_secs(2))
-        .enable_all()
-        .build()
-        .map_err(crate::threads_missing)?;
-    let ended = runtime.block_on(serve(files, &spec, token, ca_pem, report));
+fn version_run(files: &ExportFiles, spec: &VersionSpec, ca: Option<&Path>, report: &mut File) -> Result<(), Failure> {
+    let token = token_read()?;
+    let ca_pem = ca.map(std::fs::read).transpose().map_err(|why| unread("the CA of the server", why))?;
+    let runtime = runtime()?;
+    let ended = runtime.block_on(serve(files, spec, token, ca_pem, report));
     runtime.shutdown_timeout(LOOK);
     ended
 }
 
 async fn serve(
     files: &ExportFiles,
-    spec: &ExportSpec,
+    spec: &VersionSpec,
     token: Option<String>,
     ca_pem: Option<Vec<u8>>,
     report: &mut File,
@@ -96,10 +130,16 @@ async fn serve(
     let reference = format!("{name}@{}", reader.content().version().root);
     let ready = ExportReport::Ready { reference, size: reader.size(), sector_size: reader.sector_size() };
     let description = format!("Slipway version {name}");
-    let export = NbdExport { names: vec![name], description, source: Arc::new(reader) };
-    // Nobody who waits for it any more: then the attachment was given up.
-    ready.write(&mut *report).map_err(|why| Failure::new(1, format!("reporting: {why}"), "attach it again"))?;
-    *report = File::open("/dev/null").map_err(|why| Failure::new(1, format!("/dev/null: {why}"), "look at /dev"))?;
+    let pinned = reader.content().name().parse::<VersionRef>();
+    let reads = Reads::default();
+    let source = Arc::new(Noted { reader, reads: reads.clone() });
+    let export = NbdExport { names: vec![name], description, source };
+    // What an earlier process had to say is over.
+    let _ = files.trouble_write(None);
+    if let Ok(pinned) = pinned {
+        tokio::spawn(presence::watch(reads, client.clone(), pinned, files.clone(), stop.clone()));
+    }
+    report_say(&ready, report)?;
     tokio::spawn(end_wait(files.dir().to_owned(), stop.clone()));
     let (exports, listener) = (NbdExports::new(vec![export]), NbdListener::Unix(listener));
     let ended = nbd_serve(&listener, &exports, &NbdLimits::default(), false, &stop, teller()).await;

@@ -5,9 +5,11 @@ mod export;
 mod failure;
 mod flash;
 mod hidden;
+mod presence;
 mod report;
 mod serve;
 mod token;
+mod tunnel;
 
 use args::{Cli, Command, ConfigCommand};
 use clap::Parser;

@@ -327,6 +327,13 @@ fn root_a_version_is_a_device_of_a_node_once() {
         assert!(sector == dense[5 << 20..][..512]);
     }
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    // Which is said, until it is back.
+    wait(Duration::from_secs(20), "it is said", || node.health(id) == "degraded");
+    let (_, said) = node.ask("GET", &format!("attach?id={id}"), "");
+    assert!(said[0]["error"]["text"].as_str().unwrap().contains("the Slipway server is away"), "{said}");
+    let server = Server::start(&place);
+    wait(Duration::from_secs(20), "it is well", || node.health(id) == "ready");
+    let place = server.kill();
     node.delete("attach", id);
     node.census();
     drop(place);

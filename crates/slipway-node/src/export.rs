@@ -1,6 +1,8 @@
-//! What the service and the process that gives it a version of a catalogue tell each other: by files in a folder of the run directory, a token
-//! on standard input, and a report on standard output. The process is the program's own (it links what fetches and verifies, which this crate does not).
+//! What the service and the process that an attachment needs tell each other: by files in a folder of the run directory, secrets on standard
+//! input, and a report on standard output. The process gives a version of a catalogue, or speaks TLS with an NBD server. It is the program's own
+//! (it links what fetches and verifies, and what encrypts, which this crate does not).
 
+use crate::linux::NbdServer;
 use serde::{Deserialize, Serialize};
 use slipway_api::node::StepError;
 use std::fs::File;
@@ -27,7 +29,17 @@ pub struct ExportFiles(PathBuf);
 
 /// What is to be exported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExportSpec {
+#[serde(untagged)]
+pub enum ExportSpec {
+    /// A version of a catalogue.
+    Version(VersionSpec),
+    /// What an NBD server gives over TLS.
+    Tunnel(TunnelSpec),
+}
+
+/// A version of a catalogue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionSpec {
     /// `owner/name[:N|:channel][@root]`; once it was found, with number and root.
     pub reference: String,
     /// The server's URL.
@@ -36,11 +48,64 @@ pub struct ExportSpec {
     pub token_ref: String,
 }
 
+/// An NBD server that is spoken to over TLS. The files are those of [`NbdTls`](slipway_api::node::NbdTls); the service reads them, and their
+/// content comes on standard input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelSpec {
+    /// Where it is, and which export is wanted.
+    pub nbd: NbdServer,
+    /// The file with the CA.
+    pub ca_ref: String,
+    /// The file with the node's certificate; empty for none.
+    pub cert_ref: String,
+    /// The file with its key.
+    pub key_ref: String,
+    /// The name that the server's certificate must have.
+    pub name: String,
+}
+
+/// The content of those files: PEM.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct TunnelSecrets {
+    /// The CA.
+    pub ca: String,
+    /// The node's certificate, or nothing.
+    pub cert: String,
+    /// Its key, or nothing.
+    pub key: String,
+}
+
+impl std::fmt::Debug for TunnelSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TunnelSecrets").finish_non_exhaustive()
+    }
+}
+
+/// What a tunnel says first on each connection, on one line; then the server speaks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TunnelWord {
+    /// The server is there and has proven itself; its greeting is over.
+    Open {
+        /// What was agreed on in the greeting.
+        no_zeroes: bool,
+    },
+    /// It is not.
+    Failed {
+        /// 400 or 500, as in the answer to a request.
+        status: u16,
+        /// Why.
+        error: StepError,
+    },
+}
+
 /// What a process says, on one line, when it listens or knows that it will not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExportReport {
-    /// It listens.
+    /// It listens; what a connection comes to is said on that.
+    Listening,
+    /// It listens, and has found the version.
     Ready {
         /// `owner/name:N@root`: what does not move.
         reference: String,
@@ -85,6 +150,30 @@ impl ExportFiles {
     /// What the process has to say to people.
     pub(crate) fn log(&self) -> PathBuf {
         self.0.join("log")
+    }
+
+    /// What is wrong with the server, if anything is.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        std::fs::read_to_string(self.0.join("trouble")).ok()
+    }
+
+    /// Says what is wrong with the server, or that nothing is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn trouble_write(&self, trouble: Option<&str>) -> io::Result<()> {
+        let path = self.0.join("trouble");
+        match trouble {
+            Some(text) => {
+                let part = path.with_extension("part");
+                std::fs::write(&part, text)?;
+                std::fs::rename(part, path)
+            }
+            None => match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
     }
 
     /// What is to be exported.

@@ -7,6 +7,7 @@ mod exec;
 mod life;
 mod log;
 mod record;
+mod start;
 mod watch;
 
 use crate::container::{Runtime, RuntimeConfig, now_ms};
@@ -19,18 +20,24 @@ use crate::refusal::{DriverError, Refusal};
 use crate::table::Table;
 use crate::view::{attach_view, container_view, mount_view};
 pub use exec::Exec;
-use life::Life;
+use life::{Act, Life};
 pub use log::LogReader;
 use record::Records;
-use slipway_api::node::{Attach, Container, ContainerState, Mount, ObjectId};
+use slipway_api::node::{Attach, Container, ContainerState, Health, Mount, ObjectId};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
-use std::path::PathBuf;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use watch::Watch;
+
+/// The file in each directory that a service holds. It has the number of its process.
+const LOCK: &str = "service.lock";
+/// Between looks at what is well.
+const HEALTH_LOOK: Duration = Duration::from_secs(1);
 
 /// How to run a host.
 #[derive(Clone, Debug)]
@@ -84,7 +91,7 @@ pub struct Counts {
     pub exits: u64,
     /// Containers started again by themselves.
     pub restarts: u64,
-    /// Ends of containers in which the kernel killed something for want of memory.
+    /// Processes of containers that the kernel killed for want of memory.
     pub ooms: u64,
 }
 
@@ -123,17 +130,20 @@ pub struct Host {
     watch: Arc<Watch>,
     counters: Counters,
     over: Arc<AtomicBool>,
-    /// Held while this service lives, so that no second one works in the same directory.
-    _lock: File,
+    /// Held while this service lives, so that no second one works in the same directories.
+    _locks: [File; 2],
 }
 
 impl Host {
     /// Opens the journal, adopts what runs, undoes what was never answered, and begins to watch.
     ///
     /// # Errors
-    /// When another service uses the run directory, or the directories, the journal or the kernel's lists cannot be used.
+    /// `ResourceBusy` when another service uses one of the directories; else when the directories, the journal or the kernel's lists cannot
+    /// be used.
     pub fn open(config: HostConfig) -> io::Result<Arc<Self>> {
         let failed = |error: DriverError| io::Error::other(error.to_string());
+        // Before anything else is looked at or changed.
+        let locks = [directory_take(&config.run_dir)?, directory_take(&config.state_dir)?];
         let linux = Linux::open(&config.run_dir, &config.state_dir).map_err(failed)?;
         // Drivers that wait for a server give up before their call is given up.
         let patience = config.node_config.deadline.mul_f32(0.8);
@@ -144,7 +154,6 @@ impl Host {
             state_dir: config.state_dir.canonicalize()?,
             ..config
         };
-        let lock = lock_take(&config)?;
         let (run, state) = (&config.run_dir, &config.state_dir);
         let node = Node::open(linux, config.node_config.clone(), run, state, &config.boot_id)?;
         let runtime = Runtime::new(RuntimeConfig {
@@ -164,7 +173,7 @@ impl Host {
             watch: Arc::new(Watch::new()?),
             counters: Counters::default(),
             over: Arc::default(),
-            _lock: lock,
+            _locks: locks,
         });
         host.adopt()?;
         host.threads_begin()?;
@@ -184,7 +193,7 @@ impl Host {
         let (node, over) = (self.node.clone(), self.over.clone());
         std::thread::Builder::new().name("slipway-reconcile".into()).spawn(move || {
             while !over.load(Ordering::Acquire) {
-                node.reconcile_wait(Duration::from_secs(60), &over);
+                node.reconcile_wait(HEALTH_LOOK, &over);
                 node.reconcile();
             }
         })?;
@@ -302,8 +311,12 @@ impl Host {
         view.ready = life.ready;
         view.exit.clone_from(&life.kept.exit);
         view.restarts = life.kept.restarts;
+        view.ooms = life.kept.ooms;
         view.started_at_ms = life.kept.started_at_ms;
         view.error.clone_from(&life.kept.error);
+        if life.act == Some(Act::Overdue) {
+            view.health = Health::Pending;
+        }
         view.logfile = self.runtime.files(view.id).log().display().to_string();
         Some(view)
     }
@@ -369,27 +382,29 @@ impl Drop for Host {
     }
 }
 
-/// Refuses to share the run directory with a service that lives.
-fn lock_take(config: &HostConfig) -> io::Result<File> {
-    let path = config.run_dir.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path)?;
-    match lock_wait(&file) {
-        Ok(()) => Ok(file),
-        Err(why) => {
-            let text = format!("{}: another service uses this directory ({why})", path.display());
-            Err(io::Error::new(io::ErrorKind::AddrInUse, text))
-        }
+/// Takes a directory for this service, and makes it first if it is not there.
+fn directory_take(dir: &Path) -> io::Result<File> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let open = |file: &mut OpenOptions| file.mode(0o600).open(dir.join(LOCK));
+    let mut file = open(OpenOptions::new().read(true).write(true).create(true).truncate(false))?;
+    if lock_wait(&file).is_err() {
+        let mut pid = String::new();
+        let _ = file.read_to_string(&mut pid);
+        let who = if pid.trim().is_empty() { "another service".to_owned() } else { format!("process {}", pid.trim()) };
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{} is in use by {who}", dir.display())));
     }
+    // For people and for the next service's message; the lock itself is the kernel's.
+    file.rewind()?;
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(file)
 }
 
 /// How long the lock of a service that died may outlive it: until a program that it was just starting has become one of its own.
 const LOCK_LINGERS: Duration = Duration::from_secs(2);
 
 /// Locks a file that one living service may hold.
-///
-/// # Errors
-/// When another holds it for longer than a dead one could.
-pub fn lock_wait(file: &File) -> io::Result<()> {
+fn lock_wait(file: &File) -> io::Result<()> {
     let begun = Instant::now();
     loop {
         match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {

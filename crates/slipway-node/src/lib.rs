@@ -27,11 +27,13 @@ pub use container::{
 };
 pub use crash::{CRASH_POINTS, crash_point};
 pub use event::{Batch, Events};
-pub use export::{ExportFiles, ExportReport, ExportSpec, export_begin};
-pub use host::{Counts, Exec, Host, HostConfig, LogReader, Which, lock_wait};
+pub use export::{
+    ExportFiles, ExportReport, ExportSpec, TunnelSecrets, TunnelSpec, TunnelWord, VersionSpec, export_begin,
+};
+pub use host::{Counts, Exec, Host, HostConfig, LogReader, Which};
 pub use journal::{Journal, Restored};
 pub use kernel::{Found, Kernel, Make};
-pub use linux::Linux;
+pub use linux::{Linux, NBD_REPLY_HEAD, NbdServer, NbdStream, nbd_info_reply, nbd_info_request};
 pub use node::{Node, NodeConfig};
 pub use object::{Claim, Driver, Entry, Phase, Proof, Type, What};
 pub use plan::{Child, Draft, Drafted, NESTING_MAX};

@@ -64,6 +64,8 @@ pub(crate) struct State {
     calls: BTreeSet<ObjectId>,
     /// Objects that were there, so that their end is an event.
     told: BTreeSet<ObjectId>,
+    /// Objects of which it was told that they are not well.
+    ill: BTreeSet<ObjectId>,
 }
 
 impl State {
@@ -117,7 +119,8 @@ impl<K: Kernel> Node<K> {
         let (journal, restored) = Journal::open(run_dir, state_dir, boot_id)?;
         let table = Table::restored(restored.entries, restored.last_id);
         let told = table.iter().filter(|entry| entry.phase != Phase::Making).map(|entry| entry.id).collect();
-        let state = State { table, journal, retries: Retries::default(), calls: BTreeSet::new(), told };
+        let state =
+            State { table, journal, retries: Retries::default(), calls: BTreeSet::new(), told, ill: BTreeSet::new() };
         let events = Arc::new(Events::new(now_ms()));
         let node = Arc::new(Self { kernel, config, events, state: Mutex::new(state), retries_changed: Condvar::new() });
         node.recover()?;
@@ -146,6 +149,26 @@ impl<K: Kernel> Node<K> {
         let mut state = self.lock();
         state.table.troubles_set(troubles);
         look(&state.table)
+    }
+
+    /// Tells of what is not well since the last look, or is well again.
+    fn health_tell(&self) {
+        let troubles = self.kernel.troubles();
+        let mut state = self.lock();
+        let mut ill = std::mem::take(&mut state.ill);
+        ill.retain(|id| {
+            let still = troubles.contains_key(id);
+            if !still {
+                state.tell(&self.events, *id, "recovered", None);
+            }
+            still
+        });
+        for (id, error) in &troubles {
+            if ill.insert(*id) {
+                state.tell(&self.events, *id, "degraded", Some(error));
+            }
+        }
+        state.ill = ill;
     }
 
     /// Makes what a draft asks for: children first, all or nothing. Gives the number of what was asked for.
@@ -183,8 +206,7 @@ impl<K: Kernel> Node<K> {
             for id in ids.iter().rev() {
                 table.removed(*id);
             }
-            let text = format!("writing the journal: {error}");
-            return Err(Refusal::failed(StepError { step: "journal".into(), errno: None, text }));
+            return Err(DriverError::on_file("journal", "writing the journal", &error).into());
         }
         // What others stand on has new claims.
         let children: BTreeSet<ObjectId> =

@@ -76,6 +76,13 @@ impl DriverError {
         Self { status, error, holders: Vec::new() }
     }
 
+    /// Something on a file of ours did not work: always 500, whatever the system said.
+    pub(crate) fn on_file(step: &str, what: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        let errno = rustix::io::Errno::from_io_error(error).map(errno_name);
+        let error = StepError { step: step.into(), errno, text: format!("{what}: {error}") };
+        Self { status: 500, error, holders: Vec::new() }
+    }
+
     /// The request is wrong.
     pub fn request(step: &str, text: impl Into<String>) -> Self {
         let error = StepError { step: step.into(), errno: None, text: text.into() };

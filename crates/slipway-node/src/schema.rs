@@ -107,6 +107,15 @@ const ATTACH_FIELDS: &[Field] = &[
             field("ro", Shape::Flag),
             field("connections", Shape::Whole),
             field("dead_timeout", Shape::Whole),
+            field(
+                "tls",
+                Shape::Object(&[
+                    must("ca_ref", Shape::Text),
+                    field("cert_ref", Shape::Text),
+                    field("key_ref", Shape::Text),
+                    field("name", Shape::Text),
+                ]),
+            ),
         ]),
     ),
     field(
@@ -315,6 +324,9 @@ fn shape_check(at: &str, value: &Value, shape: &Shape) -> Result<(), Refusal> {
         Shape::Text if value.is_string() => Ok(()),
         Shape::Text => Err(wrong_type(at, "string", value)),
         Shape::Whole if value.as_u64().is_some() => Ok(()),
+        Shape::Whole if value.as_i64().is_some() => {
+            Err(Refusal::invalid(601, format!("{at} in body must be of type integer, and not below 0")))
+        }
         Shape::Whole => Err(wrong_type(at, "integer", value)),
         Shape::Flag if value.is_boolean() => Ok(()),
         Shape::Flag => Err(wrong_type(at, "boolean", value)),
@@ -440,7 +452,7 @@ mod tests {
                 601,
                 "rbd.monitors.0 in body must be of type string: \"number\"",
             ),
-            (attach_check, r#"{"id":-1}"#, 601, "id in body must be of type integer: \"number\""),
+            (attach_check, r#"{"id":-1}"#, 601, "id in body must be of type integer, and not below 0"),
             (mount_check, r#"{"kind":"overlay","overlay":{}}"#, 602, "overlay.lower in body is required"),
             (
                 mount_check,

@@ -324,6 +324,12 @@ fn root_nbd_in_use_stays_and_servers_come_and_go_once() {
     let (read, took) = reader.join().unwrap();
     assert!(read && took < Duration::from_secs(5), "{took:?}");
     wait(Duration::from_secs(3), "it is well", || service.view(id).health == Health::Ready);
+    let told = || -> Vec<String> {
+        let batch = service.node.events().after(0, Duration::ZERO);
+        batch.events.into_iter().filter(|event| event.object == id).map(|event| event.what).collect()
+    };
+    wait(Duration::from_secs(3), "it is told", || told().ends_with(&["attach.recovered".to_owned()]));
+    assert!(told().contains(&"attach.degraded".to_owned()), "{:?}", told());
     shell("echo 3 > /proc/sys/vm/drop_caches");
     shell(&format!("cmp {}/tree/big /mnt/n/big", top.path().display()));
     // The service dies and another finds the device; it does not disturb a connection that is well, and makes a dead one again.

@@ -78,7 +78,7 @@ impl Metrics {
             ("container_start_failures_total", "counter", "Containers that did not start.", counts.start_failures),
             ("container_exits_total", "counter", "Ends of containers.", counts.exits),
             ("container_restarts_total", "counter", "Containers started again by themselves.", counts.restarts),
-            ("container_ooms_total", "counter", "Ends with something killed for want of memory.", counts.ooms),
+            ("container_ooms_total", "counter", "Processes killed for want of memory.", counts.ooms),
         ] {
             out.one(&format!("slipway_node_{name}"), kind, help, value);
         }

@@ -64,7 +64,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     }
     // What containers inherit, and what our own files begin with.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let held = (place::dir_take(&settings.run_dir)?, place::dir_take(&settings.state_dir)?);
+    place::dir_make(&settings.run_dir)?;
+    place::dir_make(&settings.state_dir)?;
     // The node first: whoever can connect finds what there is.
     let site = site_open(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -78,7 +79,6 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let ended = runtime.block_on(serve(&settings, site));
     // What still waits for the kernel is found again at the next start.
     runtime.shutdown_timeout(Duration::from_millis(200));
-    drop(held);
     ended
 }
 

@@ -289,6 +289,26 @@ pub struct AttachNbd {
     /// Seconds that a request may wait for a server that is away: 30 if absent.
     #[serde(skip_serializing_if = "is_zero")]
     pub dead_timeout: u64,
+    /// TLS, which is then required. Without it everything crosses the network in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<NbdTls>,
+}
+
+/// How an NBD server proves itself, and this node to it. Files are named as they lie in the service's `credentials` directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NbdTls {
+    /// The file with the CA of the server's certificate, PEM.
+    pub ca_ref: String,
+    /// The file with the node's own certificate, PEM; with `key_ref`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cert_ref: String,
+    /// The file with its key, PEM.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub key_ref: String,
+    /// The name in the server's certificate; `host` if absent.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
 }
 
 /// A version of a Slipway catalogue, read-only and verified as it is read.

@@ -1,6 +1,6 @@
 //! Containers: a process in a file tree.
 
-use super::{Mount, ObjectId, StepError, is_false, is_zero};
+use super::{Health, Mount, ObjectId, StepError, is_false, is_zero};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -141,6 +141,12 @@ pub struct Container {
     /// Read-only: how often it was started again by itself.
     #[serde(skip_serializing_if = "is_zero")]
     pub restarts: u64,
+    /// Read-only: how many of its processes the kernel has killed for want of memory.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub ooms: u64,
+    /// Read-only: `pending` while a start has not come back in its time; absent when all is well.
+    #[serde(skip_serializing_if = "Health::is_ready")]
+    pub health: Health,
     /// Read-only: in milliseconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_at_ms: Option<i64>,

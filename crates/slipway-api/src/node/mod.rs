@@ -11,7 +11,8 @@ mod exec;
 mod mount;
 
 pub use attach::{
-    Attach, AttachIscsi, AttachKind, AttachLocal, AttachLoopback, AttachNbd, AttachRbd, AttachSlipway, Base, RbdOptions,
+    Attach, AttachIscsi, AttachKind, AttachLocal, AttachLoopback, AttachNbd, AttachRbd, AttachSlipway, Base, NbdTls,
+    RbdOptions,
 };
 pub use client::{
     ContainerKey, ExecFrame, ExecReader, ExecWriter, NodeAddress, NodeClient, NodeConfig, NodeError, NodeEvents,

@@ -172,6 +172,8 @@ fn container_check(container: &Container) -> Result<(), Wrong> {
             ("ready", container.ready),
             ("exit", container.exit.is_some()),
             ("restarts", container.restarts > 0),
+            ("ooms", container.ooms > 0),
+            ("health", !container.health.is_ready()),
             ("created_at_ms", container.created_at_ms.is_some()),
             ("started_at_ms", container.started_at_ms.is_some()),
             ("error", container.error.is_some()),

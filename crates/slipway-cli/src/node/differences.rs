@@ -30,6 +30,7 @@ const TOLD: &[&str] = &[
     "ready",
     "exit",
     "restarts",
+    "ooms",
     "started_at_ms",
     "state",
 ];
@@ -118,6 +119,8 @@ pub(crate) fn definition_again(found: &Container) -> Option<Container> {
         ready: false,
         exit: None,
         restarts: 0,
+        ooms: 0,
+        health: slipway_api::node::Health::Ready,
         created_at_ms: None,
         started_at_ms: None,
         error: None,

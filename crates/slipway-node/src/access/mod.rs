@@ -149,6 +149,7 @@ mod tests {
 attach = ["loopback", "iscsi", "rbd", "nbd", "slipway"]
 mount = ["attach", "bind", "overlay", "nfs", "uri"]
 persist = ["lab-"]
+token_refs = ["ca"]
 capabilities = ["CAP_NET_RAW"]
 
 [[run.server]]
@@ -243,6 +244,14 @@ paths = ["/pub/", "lab/"]
             (
                 r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"slipway","slipway":{"ref":"lab/os:3","server":"https://c.example.org","token_ref":"t"}}}}"#,
                 Some("token_ref"),
+            ),
+            (
+                r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"nbd","nbd":{"host":"storage.example","export":"exp","tls":{"ca_ref":"ca"}}}}}"#,
+                None,
+            ),
+            (
+                r#"{"kind":"attach","attach":{"fs_type":"ext4","attach":{"kind":"nbd","nbd":{"host":"storage.example","export":"exp","tls":{"ca_ref":"ca","cert_ref":"other","key_ref":"other"}}}}}"#,
+                Some("nbd.tls.cert_ref 'other'"),
             ),
             (
                 r#"{"kind":"overlay","overlay":{"persist":"lab-a","lower":[{"kind":"nfs","nfs":{"host":"storage.example","path":"/images"}}]}}"#,

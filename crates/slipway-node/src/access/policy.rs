@@ -219,18 +219,25 @@ impl RunPolicy {
                 return Err("nbd.socket, a path of the node, needs the role 'admin'".into());
             }
             self.server_permits(&block.host, "nbd", &block.export)?;
+            if let Some(tls) = &block.tls {
+                for (field, name) in [("ca_ref", &tls.ca_ref), ("cert_ref", &tls.cert_ref), ("key_ref", &tls.key_ref)] {
+                    self.credential_permits(&format!("nbd.tls.{field}"), name)?;
+                }
+            }
         }
         if let Some(block) = &attach.slipway {
             let (host, _) = url_parts(&block.server)?;
             self.server_permits(host, "slipway", &block.reference)?;
-            if !block.token_ref.is_empty() && !self.token_refs.contains(&block.token_ref) {
-                return Err(format!(
-                    "the policy does not allow slipway.token_ref '{}'",
-                    block.token_ref.escape_debug()
-                ));
-            }
+            self.credential_permits("slipway.token_ref", &block.token_ref)?;
         }
         Ok(())
+    }
+
+    fn credential_permits(&self, field: &str, name: &str) -> Result<(), String> {
+        match name.is_empty() || self.token_refs.iter().any(|allowed| allowed == name) {
+            true => Ok(()),
+            false => Err(format!("the policy does not allow {field} '{}'", name.escape_debug())),
+        }
     }
 
     fn mount_permits(&self, mount: &Mount) -> Result<(), String> {

@@ -310,18 +310,18 @@ impl CgroupPlace {
         }
     }
 
+    /// The file of version 2 that counts what happens for want of memory.
+    pub(super) fn memory_events(&self) -> Option<PathBuf> {
+        self.v2_with("memory.events").map(|dir| dir.join("memory.events"))
+    }
+
     /// How often the kernel has killed something in them for want of memory.
     pub fn oom_kills(&self) -> u64 {
-        let files = self
-            .v2
-            .iter()
-            .map(|dir| dir.join("memory.events"))
-            .chain(self.v1_dir("memory").map(|dir| dir.join("memory.oom_control")));
-        let counts = files.filter_map(|file| {
-            let text = fs::read_to_string(file).ok()?;
-            text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok())
-        });
-        counts.sum()
+        match (self.memory_events(), self.v1_dir("memory")) {
+            (Some(file), _) => oom_kills_in(&file),
+            (None, Some(dir)) => oom_kills_below(dir),
+            (None, None) => 0,
+        }
     }
 
     /// Removes the groups with those that the container made in them.
@@ -356,6 +356,18 @@ fn group_make(dir: &Path) -> io::Result<()> {
             done => return done,
         }
     }
+}
+
+fn oom_kills_in(file: &Path) -> u64 {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Version 1 counts where the killed one was.
+fn oom_kills_below(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    oom_kills_in(&dir.join("memory.oom_control")) + below.map(|entry| oom_kills_below(&entry.path())).sum::<u64>()
 }
 
 fn processes_below(dir: &Path) -> Vec<u32> {

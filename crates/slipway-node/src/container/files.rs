@@ -26,6 +26,9 @@ pub struct Status {
     pub started_at_ms: i64,
     /// Whether the init has said that it is ready.
     pub ready: bool,
+    /// How many of its processes the kernel has killed for want of memory.
+    #[serde(default)]
+    pub ooms: u64,
 }
 
 impl ContainerFiles {
@@ -103,13 +106,19 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 pub(crate) fn write<T: Serialize>(path: &Path, what: &T) -> io::Result<()> {
     let part = path.with_extension("part");
     crash_point("files.write.before");
-    let mut file = fs::File::create(&part)?;
-    file.write_all(&serde_json::to_vec(what)?)?;
-    file.sync_data()?;
-    crash_point("files.write.written");
-    fs::rename(&part, path)?;
+    let written = (|| {
+        let mut file = fs::File::create(&part)?;
+        file.write_all(&serde_json::to_vec(what)?)?;
+        file.sync_data()?;
+        crash_point("files.write.written");
+        fs::rename(&part, path)
+    })();
+    if written.is_err() {
+        // On a full disk it would take the room that is left.
+        let _ = fs::remove_file(&part);
+    }
     crash_point("files.write.after");
-    Ok(())
+    written
 }
 
 /// When the kernel started a process that runs, in ticks since boot; `None` when there is none of that number, or it has ended and was only

@@ -6,6 +6,7 @@ mod devices;
 mod exec;
 mod files;
 mod log;
+mod oom;
 mod root;
 mod runtime;
 mod shim;

@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// Between looks at processes that were killed and are not gone.
+const CLEAR_WAIT_MAX: Duration = Duration::from_millis(500);
+
 /// How containers are run.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
@@ -89,7 +92,7 @@ impl Runtime {
             crash_point("runtime.spec.after");
             Ok::<_, std::io::Error>(())
         })();
-        begun.map_err(|error| DriverError::other("container", format!("{}: {error}", files.dir().display())))?;
+        begun.map_err(|error| DriverError::on_file("container", files.dir().display(), &error))?;
         let limits = container.resources.clone().unwrap_or_default();
         let started =
             place.make(&limits).and_then(|()| devices_settle(&place, &spec)).and_then(|()| self.shim_spawn(&files));
@@ -250,6 +253,7 @@ impl Runtime {
     /// When processes do not vanish although they were killed.
     pub fn clear(&self, id: u64) -> Result<(), DriverError> {
         let top = self.config.run_dir.join("containers");
+        let mut wait = Duration::from_millis(1);
         loop {
             let left: Vec<u32> = shims(&top).into_iter().filter(|(_, of)| *of == id).map(|(pid, _)| pid).collect();
             for pid in left.iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
@@ -260,7 +264,9 @@ impl Runtime {
             if left.is_empty() {
                 return Ok(());
             }
-            std::thread::sleep(Duration::from_millis(1));
+            // One that the kernel holds may take long.
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(CLEAR_WAIT_MAX);
         }
     }
 

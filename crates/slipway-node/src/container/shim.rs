@@ -4,13 +4,14 @@
 use super::confine::{confine, person};
 use super::files::{ContainerFiles, Status, process_start};
 use super::log::Log;
+use super::oom::OomWatch;
 use super::root::{console_tree, root_enter};
 use super::runtime::now_ms;
 use super::spawn::{Forked, inherited_close, namespaces_leave, process_fork, program_become};
 use super::spec::Spec;
 use crate::crash::crash_point;
 use crate::refusal::DriverError;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -84,7 +85,6 @@ fn report_take() -> std::io::Result<File> {
 
 struct Shim {
     files: ContainerFiles,
-    spec: Spec,
     log: Log,
     init: Pid,
     init_fd: OwnedFd,
@@ -92,7 +92,7 @@ struct Shim {
     console: OwnedFd,
     notify: Option<UnixDatagram>,
     status: Status,
-    oom_before: u64,
+    oom: OomWatch,
 }
 
 fn failed(step: &str, errno: Errno) -> DriverError {
@@ -124,7 +124,7 @@ fn start(files: &ContainerFiles) -> Result<Shim, DriverError> {
         .map_err(|errno| failed("openpt", errno))?;
     let peer = rustix::pty::ioctl_tiocgptpeer(&console, pty).map_err(|errno| failed("openpt", errno))?;
     let console_tree = console_tree(&peer)?;
-    let oom_before = spec.cgroup.oom_kills();
+    let oom = OomWatch::new(&spec.cgroup);
     namespaces_leave(UnshareFlags::NEWPID).map_err(|errno| failed("unshare", errno))?;
     crash_point("shim.fork.before");
     let init = match process_fork().map_err(|errno| failed("fork", errno))? {
@@ -158,11 +158,12 @@ fn start(files: &ContainerFiles) -> Result<Shim, DriverError> {
         shim_start: process_start(shim).unwrap_or_default(),
         started_at_ms: now_ms(),
         ready: !spec.systemd,
+        ooms: 0,
     };
     crash_point("shim.status.before");
     files.status_write(&status).map_err(|error| io_failed("status", &error))?;
     crash_point("shim.status.after");
-    Ok(Shim { files: files.clone(), spec, log, init, init_fd, output, console, notify, status, oom_before })
+    Ok(Shim { files: files.clone(), log, init, init_fd, output, console, notify, status, oom })
 }
 
 fn notify_open(files: &ContainerFiles) -> Result<UnixDatagram, DriverError> {
@@ -263,12 +264,18 @@ impl Shim {
             if console_open {
                 waits.push(PollFd::new(&self.console, PollFlags::IN));
             }
-            match poll(&mut waits, None) {
+            let oom_at = self.oom.wait().map(|wait| waits.push(wait)).map(|()| waits.len() - 1);
+            let most = self.oom.wait_most().map(|most| Timespec { tv_sec: 0, tv_nsec: most.subsec_nanos().into() });
+            match poll(&mut waits, most.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(_) => break,
             }
             let ended = waits[0].revents().contains(PollFlags::IN);
+            let oom = oom_at.is_some_and(|at| !waits[at].revents().is_empty());
             drop(waits);
+            if oom || most.is_some() {
+                self.oom_look(oom);
+            }
             self.output_copy(&mut buffer);
             console_open = self.console_copy(&mut buffer) && console_open;
             self.readiness_hear(&mut buffer);
@@ -315,6 +322,14 @@ impl Shim {
         }
     }
 
+    fn oom_look(&mut self, heard: bool) {
+        if let Some(kills) = self.oom.look(heard) {
+            self.status.ooms = kills;
+            let _ = self.files.status_write(&self.status);
+            let _ = self.log.line(now_ms(), "a process was killed for want of memory");
+        }
+    }
+
     fn readiness_hear(&mut self, buffer: &mut [u8]) {
         let Some(notify) = &self.notify else { return };
         while let Ok(len) = notify.recv(buffer) {
@@ -327,7 +342,7 @@ impl Shim {
         }
     }
 
-    fn exit_get(&self) -> Exit {
+    fn exit_get(&mut self) -> Exit {
         let mut exit = Exit { at_ms: now_ms(), ..Exit::default() };
         if let Ok(Some(status)) = waitid(WaitId::Pid(self.init), WaitIdOptions::EXITED) {
             (exit.code, exit.signal) = match status.terminating_signal() {
@@ -337,7 +352,8 @@ impl Shim {
                 signal => (status.exit_status(), signal),
             };
         }
-        exit.oom = self.spec.cgroup.oom_kills() > self.oom_before;
+        self.oom_look(false);
+        exit.oom = self.oom.kills() > 0;
         exit
     }
 }

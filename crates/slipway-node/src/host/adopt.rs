@@ -56,9 +56,8 @@ impl Host {
                 life.kept.started_at_ms = Some(status.started_at_ms);
                 life.kept.retrying = false;
                 (life.pid, life.ready) = (Some(status.pid), status.ready);
-                if container.systemd && !status.ready {
-                    self.watch.status(id, &self.runtime.files(id));
-                }
+                self.watch.status(id, &self.runtime.files(id));
+                self.status_look(id, life);
                 self.watch.shim(id, self.runtime.shim_open(id));
                 if !life.kept.wanted {
                     // The stop that it was asked for goes on, with all its patience.

@@ -1,16 +1,16 @@
 //! What is asked of a container, and what happens to it. Each of its changes is: decide under its lock, do without it, write down, tell.
 
 use super::life::{Act, Life, Step};
+use super::start::{Started, Why};
 use super::watch::Heard;
 use super::{Cell, Host, Which};
 use crate::container::{Running, now_ms, spec_of};
-use crate::journal::RESTARTED;
-use crate::object::{Phase, Type, What};
+use crate::object::{Type, What};
 use crate::plan::Draft;
 use crate::refusal::{DriverError, Refusal};
 use crate::schema::name_fits;
 use serde_json::{Value, json};
-use slipway_api::node::{Container, ContainerState, ObjectId, StepError};
+use slipway_api::node::{Container, ContainerState, Health, ObjectId, StepError};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -32,6 +32,10 @@ const KILL_AGAIN: Duration = Duration::from_secs(5);
 pub(super) fn grace(container: &Container) -> Duration {
     let default = if container.systemd { GRACE_SYSTEMD } else { GRACE };
     container.stop_timeout.map_or(default, Duration::from_secs).min(GRACE_MAX)
+}
+
+fn unwritten(id: ObjectId, error: &std::io::Error) -> Refusal {
+    DriverError::on_file("record", format_args!("writing down container {id}"), error).into()
 }
 
 fn lost() -> StepError {
@@ -72,6 +76,8 @@ impl Host {
             ready: false,
             exit: None,
             restarts: 0,
+            ooms: 0,
+            health: Health::Ready,
             created_at_ms: None,
             started_at_ms: None,
             error: None,
@@ -85,8 +91,13 @@ impl Host {
         cell.lock().act = starts.then_some(Act::Starting);
         self.cells().insert(id, cell.clone());
         self.runtime.note(id, "container created");
-        if starts {
-            self.start_work(id, &cell, false);
+        let overdue = starts.then(|| self.start_work(id, &cell, Why::New)).and_then(|started| match started {
+            Started::Overdue(refusal) => Some(refusal),
+            Started::Yes | Started::Refused(_) => None,
+        });
+        if let Some(refusal) = overdue {
+            // Nobody was told that it is there: it goes when its start comes back.
+            return Err(refusal);
         }
         // From here on it is kept: until there is a record, a container is one whose request was never answered.
         // Under the lock, as every word of its life is written: it may have ended already, and that be written at the same time.
@@ -135,15 +146,21 @@ impl Host {
                 drop(life);
             }
             Step::Start => {
+                let was = (life.kept.clone(), life.restart_at);
                 life.wanted_set(true);
+                // What cannot be written down is not begun.
+                if let Err(refusal) = self.write(id, &life, true) {
+                    (life.kept, life.restart_at) = was;
+                    return Err(refusal);
+                }
                 life.act = Some(Act::Starting);
                 drop(life);
-                let started = self.start_work(id, &cell, false);
-                self.write(id, &cell.lock(), true)?;
-                if let Some(error) = started {
-                    return Err(error);
-                }
-                return self.container(&Which::Id(id));
+                let started = self.start_work(id, &cell, Why::Asked);
+                self.write_down(id, &cell.lock());
+                return match started {
+                    Started::Yes => self.container(&Which::Id(id)),
+                    Started::Refused(refusal) | Started::Overdue(refusal) => Err(refusal),
+                };
             }
             Step::Stop => {
                 life.wanted_set(false);
@@ -241,10 +258,15 @@ impl Host {
             life.act = Some(Act::Deleting);
         }
         let gone = self.runtime.clear(id).and_then(|()| self.runtime.kill(id)).map_err(Refusal::from);
-        if let Err(refusal) = gone.and_then(|()| self.remove(id)) {
-            tracing::error!(id, problem = ?refusal.problem, "taking back a container");
+        let gone = gone.and_then(|()| self.remove(id));
+        let mut life = cell.lock();
+        match gone {
+            // Whoever hears of its end late finds nothing to take note of.
+            Ok(()) => life.state = ContainerState::Dead,
+            Err(refusal) => tracing::error!(id, problem = ?refusal.problem, "taking back a container"),
         }
-        cell.lock().act = None;
+        life.act = None;
+        drop(life);
         cell.changed.notify_all();
     }
 
@@ -266,7 +288,12 @@ impl Host {
     fn turn<'a>(&self, cell: &'a Cell) -> Result<MutexGuard<'a, Life>, Refusal> {
         let until = Instant::now() + TURN_WAIT;
         let mut life = cell.lock();
-        while life.act.is_some() {
+        while let Some(act) = life.act {
+            if act == Act::Overdue {
+                return Err(
+                    Refusal::busy(Vec::new()).hint("its start has not come back yet, and is undone when it does")
+                );
+            }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Refusal::busy(Vec::new()).hint("something else is being done with this container"));
@@ -290,10 +317,7 @@ impl Host {
     }
 
     fn write(&self, id: ObjectId, life: &Life, firmly: bool) -> Result<(), Refusal> {
-        self.records.put(id, &life.kept, firmly).map_err(|error| {
-            let text = format!("writing down container {id}: {error}");
-            Refusal::failed(StepError { step: "record".into(), errno: None, text })
-        })
+        self.records.put(id, &life.kept, firmly).map_err(|error| unwritten(id, &error))
     }
 
     /// As [`write`](Self::write), where nobody waits for an answer.
@@ -301,95 +325,6 @@ impl Host {
         if let Err(refusal) = self.write(id, life, false) {
             tracing::error!(id, problem = ?refusal.problem, "writing down a container");
         }
-    }
-
-    /// Starts a container whose act is `Starting`. Gives what refused it.
-    fn start_work(self: &Arc<Self>, id: ObjectId, cell: &Cell, by_itself: bool) -> Option<Refusal> {
-        let Some(container) = self.described(id) else { return Some(Refusal::not_found("container", id)) };
-        let privileged = container.privileged.unwrap_or(false);
-        let begun = self
-            .remake(id)
-            .and_then(|()| self.root(id))
-            .and_then(|root| self.runtime.start(id, &container, &root, privileged));
-        let policy = container.restart.unwrap_or_default();
-        let mut life = cell.lock();
-        life.act = None;
-        let failure = match begun {
-            Ok(status) => {
-                life.started(status.pid, status.ready, status.started_at_ms);
-                self.counters.starts.fetch_add(1, Ordering::Relaxed);
-                self.tell(id, "started", json!({ "pid": status.pid }));
-                if container.systemd {
-                    self.watch.status(id, &self.runtime.files(id));
-                    // It may have been quicker than the watch.
-                    self.readiness_look(id, &mut life);
-                }
-                self.watch.shim(id, self.runtime.shim_open(id));
-                None
-            }
-            Err(refusal) => {
-                let fallback = || StepError {
-                    step: "start".into(),
-                    errno: None,
-                    text: refusal.problem.hint.clone().unwrap_or_else(|| refusal.problem.message.clone()),
-                };
-                let error = refusal.problem.error.clone().unwrap_or_else(fallback);
-                let again = life.start_failed(error.clone(), by_itself, &policy);
-                self.restart_later(id, &mut life, again);
-                self.counters.start_failures.fetch_add(1, Ordering::Relaxed);
-                self.tell(id, "failed", json!({ "error": error }));
-                self.state_note(id, life.state);
-                Some(refusal)
-            }
-        };
-        drop(life);
-        cell.changed.notify_all();
-        failure
-    }
-
-    /// Makes again what a restart of the node took from under a container. What vanished otherwise stays lost, for people to see.
-    fn remake(&self, id: ObjectId) -> Result<(), Refusal> {
-        let is_gone = |table: &crate::Table| {
-            let lost = table.get(id).and_then(|entry| table.lost_below(entry));
-            lost.is_some_and(|(_, error)| error.step == RESTARTED)
-        };
-        if !self.node.read(is_gone) {
-            return Ok(());
-        }
-        // Two that share a mount do not make it twice.
-        let turn = self.remaking.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = self.node.remake(id);
-        drop(turn);
-        done
-    }
-
-    /// The tree that a container starts in.
-    fn root(&self, id: ObjectId) -> Result<PathBuf, Refusal> {
-        self.node.read(|table| {
-            let entry = table.of_type(id, Type::Container)?;
-            let root = entry.children.first().and_then(|child| table.get(*child));
-            match root {
-                Some(root) if root.phase == Phase::Ready && table.is_whole(root) => {
-                    let proof = root.proof.as_ref().map(|proof| PathBuf::from(&proof.mountpoint));
-                    proof.ok_or_else(|| Refusal::busy(Vec::new()).hint("its mount has no place"))
-                }
-                Some(root) => {
-                    let lost = table.lost_below(entry);
-                    let number = lost.as_ref().map_or(root.id, |(id, _)| *id);
-                    let error = lost.map(|(_, error)| error).unwrap_or_else(|| StepError {
-                        step: "root".into(),
-                        errno: None,
-                        text: format!("mount {number} is not there (yet or any more)"),
-                    });
-                    Err(Refusal::failed(error).hint(format!("object {number}, which it stands on, is not there")))
-                }
-                None => Err(Refusal::failed(StepError {
-                    step: "root".into(),
-                    errno: None,
-                    text: "the mount that it stands on was removed".into(),
-                })),
-            }
-        })
     }
 
     /// Asks a container that runs to end; the watch does the rest.
@@ -456,7 +391,7 @@ impl Host {
         let (id, ended) = match heard {
             Heard::Status(id) => {
                 if let Some(cell) = self.cell(id) {
-                    self.readiness_look(id, &mut cell.lock());
+                    self.status_look(id, &mut cell.lock());
                 }
                 return;
             }
@@ -473,10 +408,23 @@ impl Host {
         }
     }
 
-    fn readiness_look(&self, id: ObjectId, life: &mut Life) {
-        if !life.ready && life.is_alive() && self.runtime.files(id).status().is_some_and(|status| status.ready) {
+    /// Takes note of what the shim of one that runs has said since the last look.
+    pub(super) fn status_look(&self, id: ObjectId, life: &mut Life) {
+        let Some(status) = self.runtime.files(id).status().filter(|_| life.is_alive()) else { return };
+        if status.ready && !life.ready {
             life.ready = true;
             self.tell(id, "ready", Value::Null);
+        }
+        self.ooms_take(id, life, status.ooms);
+    }
+
+    /// So many were killed since its start.
+    fn ooms_take(&self, id: ObjectId, life: &mut Life, run: u64) {
+        let more = life.ooms_seen(run);
+        if more > 0 {
+            self.counters.ooms.fetch_add(more, Ordering::Relaxed);
+            self.tell(id, "oom", json!({ "count": more }));
+            self.write_down(id, life);
         }
     }
 
@@ -509,7 +457,7 @@ impl Host {
             drop(life);
             self.counters.restarts.fetch_add(1, Ordering::Relaxed);
             self.tell(id, "restarted", Value::Null);
-            self.start_work(id, &cell, true);
+            self.start_work(id, &cell, Why::Again);
             self.write_down(id, &cell.lock());
         }
     }
@@ -548,6 +496,8 @@ impl Host {
 
     /// Takes note of an end, when no process is left.
     pub(super) fn end_take(&self, id: ObjectId, life: &mut Life) {
+        // What the shim has said before its last word.
+        self.status_look(id, life);
         let how = match self.runtime.running(id) {
             Running::Ended(exit) => Ok(exit),
             Running::Yes(_) | Running::Lost | Running::No => Err(lost()),
@@ -559,10 +509,6 @@ impl Host {
         self.write_down(id, life);
         self.counters.exits.fetch_add(1, Ordering::Relaxed);
         let exit = life.kept.exit.clone().unwrap_or_default();
-        if exit.oom {
-            self.counters.ooms.fetch_add(1, Ordering::Relaxed);
-            self.tell(id, "oom", Value::Null);
-        }
         self.state_note(id, life.state);
         if is_lost {
             self.tell(id, "lost", json!({ "error": life.kept.error }));

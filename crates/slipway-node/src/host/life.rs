@@ -24,6 +24,10 @@ pub(super) struct Kept {
     pub(super) restarts: u64,
     /// How often of these without lasting.
     pub(super) in_row: u64,
+    /// How many of its processes the kernel has killed for want of memory, …
+    pub(super) ooms: u64,
+    /// … and how many of these since it was started last.
+    pub(super) ooms_run: u64,
     /// When it was started last.
     pub(super) started_at_ms: Option<i64>,
     /// How it ended last.
@@ -37,6 +41,8 @@ pub(super) struct Kept {
 pub(super) enum Act {
     /// Its init is being made.
     Starting,
+    /// Its start has not come back in its time; what comes of it is undone.
+    Overdue,
     /// A signal is sent, or its processes are held or let go.
     Signalling,
     /// What is left of its processes is being killed.
@@ -55,6 +61,8 @@ pub(super) struct Life {
     pub(super) act: Option<Act>,
     /// It is to be removed as soon as it has ended: nothing starts it any more.
     pub(super) doomed: bool,
+    /// What is at a start that is overdue is being killed.
+    pub(super) ending: bool,
     /// When patience with a stop ends, or an end is looked at again.
     pub(super) kill_at: Option<Instant>,
     /// When it is started again by itself.
@@ -126,8 +134,15 @@ impl Life {
         self.state = ContainerState::Running;
         self.kept.started_at_ms = Some(now_ms);
         self.kept.error = None;
-        (self.kept.still, self.kept.retrying) = (false, false);
+        (self.kept.still, self.kept.retrying, self.kept.ooms_run) = (false, false, 0);
         (self.pid, self.ready, self.restart_at) = (Some(pid), ready, None);
+    }
+
+    /// So many of its processes were killed for want of memory since it was started. Gives how many more than was known.
+    pub(super) fn ooms_seen(&mut self, run: u64) -> u64 {
+        let more = run.saturating_sub(self.kept.ooms_run);
+        (self.kept.ooms, self.kept.ooms_run) = (self.kept.ooms + more, self.kept.ooms_run + more);
+        more
     }
 
     /// Its init was not executed. Gives when to try again, if it was started by itself.

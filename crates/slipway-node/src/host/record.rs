@@ -32,13 +32,20 @@ impl Records {
     pub(super) fn put(&self, id: ObjectId, kept: &Kept, firmly: bool) -> io::Result<()> {
         let (path, part) = (self.path(id), self.0.join(format!("{id}.part")));
         crash_point("record.put.before");
-        let mut file = fs::File::create(&part)?;
-        file.write_all(&serde_json::to_vec(kept)?)?;
-        if firmly {
-            file.sync_data()?;
+        let written = (|| {
+            let mut file = fs::File::create(&part)?;
+            file.write_all(&serde_json::to_vec(kept)?)?;
+            if firmly {
+                file.sync_data()?;
+            }
+            crash_point("record.put.written");
+            fs::rename(&part, path)
+        })();
+        if written.is_err() {
+            // On a full disk it would take the room that is left.
+            let _ = fs::remove_file(&part);
         }
-        crash_point("record.put.written");
-        fs::rename(&part, path)?;
+        written?;
         if firmly {
             fs::File::open(&self.0)?.sync_all()?;
         }

@@ -1,7 +1,8 @@
 //! Versions of a catalogue as block devices: read-only, each byte verified before the kernel gets it.
 
-use super::exports::{Exports, Listening};
+use super::exports::{Exports, version_spec};
 use super::nbd::{self, Place, Server, Wanted, Watch};
+use crate::export::{ExportReport, ExportSpec};
 use crate::object::Proof;
 use crate::refusal::DriverError;
 use slipway_api::node::{AttachKind, AttachSlipway, ObjectId};
@@ -13,8 +14,8 @@ const TIMEOUT: u64 = 90;
 
 pub(super) fn make(watch: &Watch, id: ObjectId, mark: String, block: &AttachSlipway) -> Result<Proof, DriverError> {
     let exports = watch.exports();
-    let listening = exports.begin(id, block)?;
-    let made = attach(watch, exports, id, mark, listening);
+    let told = exports.begin(id, ExportSpec::Version(version_spec(block)?))?;
+    let made = attach(watch, exports, id, mark, &told);
     made.inspect_err(|_| {
         if let Err(error) = exports.stop(id) {
             tracing::warn!(id, %error, "clearing away an export that did not come about");
@@ -27,9 +28,12 @@ fn attach(
     exports: &Exports,
     id: ObjectId,
     mark: String,
-    listening: Listening,
+    told: &ExportReport,
 ) -> Result<Proof, DriverError> {
-    let Listening { socket, size, sector_size } = listening;
+    let ExportReport::Ready { reference, size, sector_size } = told else {
+        return Err(DriverError::other("slipway", "the process of the attachment gives no version"));
+    };
+    let (size, sector_size) = (*size, *sector_size);
     if size == 0 || !size.is_multiple_of(sector_size.into()) {
         let text = format!(
             "the version has {size} bytes, which are no whole sectors of {sector_size}, and a device has only whole ones; pull it, and attach the file as loopback"
@@ -40,7 +44,7 @@ fn attach(
         id,
         kind: AttachKind::Slipway,
         mark,
-        server: Server { at: Place::Unix(socket), export: String::new() },
+        server: Server { at: Place::Unix(exports.files(id).socket()), export: String::new() },
         read_only: true,
         connections: 1,
         timeout: TIMEOUT,
@@ -48,14 +52,7 @@ fn attach(
         block_size: Some(sector_size),
     };
     let mut proof = nbd::attach(watch, wanted)?;
-    let reference = exports.files(id).spec().map(|spec| spec.reference).unwrap_or_default();
-    proof.detail.insert("reference".to_owned(), reference.into());
+    proof.detail.insert("reference".to_owned(), reference.as_str().into());
     proof.detail.insert("size".to_owned(), size.into());
     Ok(proof)
-}
-
-/// The device first: while it is in use, its process stays.
-pub(super) fn undo(watch: &Watch, id: ObjectId, mark: &str) -> Result<(), DriverError> {
-    nbd::undo(watch, id, mark)?;
-    watch.exports().stop(id)
 }

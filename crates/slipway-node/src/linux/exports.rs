@@ -1,21 +1,20 @@
-//! Processes that give versions of a catalogue as NBD exports, one for each attachment. Each has a session of its own, outlives the service, is
+//! Processes that attachments need: each gives a version of a catalogue as an NBD export, or speaks TLS with an NBD server. Each has a session of its own, outlives the service, is
 //! found again by the files in its folder, and ends when that is gone.
 
+use super::credentials::Credentials;
 use super::{folder_make, io_error};
 use crate::container::{file_write, process_open, process_start};
 use crate::crash::crash_point;
-use crate::export::{ExportFiles, ExportReport, ExportSpec};
+use crate::export::{ExportFiles, ExportReport, ExportSpec, TunnelSecrets, VersionSpec};
 use crate::refusal::DriverError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use slipway_api::VersionRef;
-use slipway_api::node::{AttachSlipway, ObjectId};
+use slipway_api::node::{AttachSlipway, ObjectId, StepError};
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,8 +23,6 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a process may take to end before it is killed, and then to vanish.
 const END: Duration = Duration::from_secs(3);
-/// More is no token.
-const TOKEN_MAX: u64 = 4096;
 /// A report has a reference and a sentence.
 const REPORT_MAX: u64 = 64 << 10;
 
@@ -41,21 +38,14 @@ struct Status {
 #[derive(Clone, Debug)]
 pub(super) struct Exports {
     folder: PathBuf,
-    credentials: PathBuf,
+    credentials: Credentials,
     /// The program and its arguments; the folder of the attachment is added.
     program: Vec<String>,
 }
 
-/// A process that listens.
-pub(super) struct Listening {
-    pub(super) socket: PathBuf,
-    pub(super) size: u64,
-    pub(super) sector_size: u32,
-}
-
 impl Exports {
     pub(super) fn new(run_dir: &Path, state_dir: &Path, program: Vec<String>) -> Self {
-        Self { folder: run_dir.join("exports"), credentials: state_dir.join("credentials"), program }
+        Self { folder: run_dir.join("exports"), credentials: Credentials::at(&state_dir.join("credentials")), program }
     }
 
     pub(super) fn files(&self, id: ObjectId) -> ExportFiles {
@@ -68,21 +58,29 @@ impl Exports {
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
     }
 
+    /// What is wrong with the server of a version.
+    pub(super) fn trouble(&self, id: ObjectId) -> Option<StepError> {
+        let why = self.files(id).trouble()?;
+        let text = format!(
+            "the Slipway server is away: {why}; what is not in memory is waited for, at most 30 s, and fails then"
+        );
+        Some(StepError { step: "slipway".into(), errno: None, text })
+    }
+
     /// Starts the process of an attachment; nothing of it is left when that does not work.
-    pub(super) fn begin(&self, id: ObjectId, block: &AttachSlipway) -> Result<Listening, DriverError> {
-        let spec = spec_of(block)?;
+    pub(super) fn begin(&self, id: ObjectId, spec: ExportSpec) -> Result<ExportReport, DriverError> {
         if self.program.is_empty() {
             let mut error =
-                DriverError::request("slipway", "this service was not told the program that reads versions");
+                DriverError::request("export", "this service was not told the program that such attachments need");
             error.status = 501;
             return Err(error);
         }
         // Before anything is made: a wrong name is the request's own fault.
-        let token = self.token(&spec.token_ref)?;
+        let secrets = self.secrets(&spec)?;
         let files = self.files(id);
         folder_make(files.dir())?;
         crash_point("exports.folder.after");
-        self.start(&files, spec, &token).inspect_err(|_| {
+        self.start(&files, spec, &secrets).inspect_err(|_| {
             if let Err(error) = self.stop(id) {
                 tracing::warn!(id, %error, "clearing away an export that did not come about");
             }
@@ -96,8 +94,8 @@ impl Exports {
             return Ok(());
         }
         let spec = files.spec().map_err(|error| io_error("read", &files.spec_path(), &error))?;
-        let token = self.token(&spec.token_ref)?;
-        self.start(&files, spec, &token).map(drop)
+        let secrets = self.secrets(&spec)?;
+        self.start(&files, spec, &secrets).map(drop)
     }
 
     /// Ends the process and removes its folder. That there is none is success.
@@ -114,10 +112,10 @@ impl Exports {
         }
     }
 
-    fn start(&self, files: &ExportFiles, spec: ExportSpec, token: &str) -> Result<Listening, DriverError> {
+    fn start(&self, files: &ExportFiles, spec: ExportSpec, secrets: &[u8]) -> Result<ExportReport, DriverError> {
         file_write(&files.spec_path(), &spec).map_err(|error| io_error("write", &files.spec_path(), &error))?;
         crash_point("exports.spawn.before");
-        let mut child = self.spawn(files, token)?;
+        let mut child = self.spawn(files, secrets)?;
         crash_point("exports.spawn.after");
         let told = (|| {
             let pid = child.id();
@@ -132,22 +130,26 @@ impl Exports {
         });
         // One that outlives the service is reaped by whoever takes its children; until then by this.
         std::thread::spawn(move || child.wait());
-        match told? {
-            ExportReport::Ready { reference, size, sector_size } => {
+        let told = told?;
+        match (&told, spec) {
+            (ExportReport::Ready { reference, .. }, ExportSpec::Version(spec)) => {
                 // From here on it is this version, wherever a channel goes.
-                let pinned = ExportSpec { reference, ..spec };
+                let pinned = ExportSpec::Version(VersionSpec { reference: reference.clone(), ..spec });
                 file_write(&files.spec_path(), &pinned)
                     .map_err(|error| io_error("write", &files.spec_path(), &error))?;
                 crash_point("exports.ready.after");
-                Ok(Listening { socket: files.socket(), size, sector_size })
             }
+            (ExportReport::Ready { .. } | ExportReport::Listening | ExportReport::Failed { .. }, _) => {}
+        }
+        match told {
+            ExportReport::Ready { .. } | ExportReport::Listening => Ok(told),
             ExportReport::Failed { of_request, error } => {
                 Err(DriverError { status: if of_request { 400 } else { 500 }, error, holders: Vec::new() })
             }
         }
     }
 
-    fn spawn(&self, files: &ExportFiles, token: &str) -> Result<Child, DriverError> {
+    fn spawn(&self, files: &ExportFiles, secrets: &[u8]) -> Result<Child, DriverError> {
         let log = File::create(files.log()).map_err(|error| io_error("create", &files.log(), &error))?;
         let program = self.program.first().map_or("", String::as_str);
         let mut command = Command::new(program);
@@ -155,51 +157,33 @@ impl Exports {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().map_err(|error| io_error("spawn", Path::new(program), &error))?;
         if let Some(mut stdin) = child.stdin.take() {
-            // It fits into the pipe; one that died already says so by its report.
-            let _ = stdin.write_all(token.as_bytes());
+            // The process reads it before all else; one that died already says so by its report.
+            let _ = stdin.write_all(secrets);
         }
         Ok(child)
     }
 
-    /// The token of a name; empty for no name.
-    fn token(&self, name: &str) -> Result<String, DriverError> {
-        if name.is_empty() {
-            return Ok(String::new());
+    /// What a process gets on its standard input.
+    fn secrets(&self, spec: &ExportSpec) -> Result<Vec<u8>, DriverError> {
+        match spec {
+            ExportSpec::Version(spec) => {
+                self.credentials.token("slipway.token_ref", &spec.token_ref).map(String::into_bytes)
+            }
+            ExportSpec::Tunnel(spec) => {
+                let read = |field: &str, name: &str| self.credentials.text(&format!("nbd.tls.{field}"), name);
+                let secrets = TunnelSecrets {
+                    ca: read("ca_ref", &spec.ca_ref)?,
+                    cert: read("cert_ref", &spec.cert_ref)?,
+                    key: read("key_ref", &spec.key_ref)?,
+                };
+                serde_json::to_vec(&secrets).map_err(|error| DriverError::other("credentials", error.to_string()))
+            }
         }
-        let refused = |text: String| DriverError::request("credentials", format!("slipway.token_ref '{name}' {text}"));
-        if name.contains(['/', '\0']) || matches!(name, "." | "..") || name.len() > 255 {
-            let text = "slipway.token_ref is the name of a file in the service's credentials folder, without a slash";
-            return Err(DriverError::request("credentials", text));
-        }
-        let path = self.credentials.join(name);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(&path, flags, Mode::empty());
-        let file = File::from(opened.map_err(|errno| match errno {
-            Errno::NOENT => refused(format!("is not there: put the token into {}", path.display())),
-            Errno::LOOP => refused("is a link, and must be a file".into()),
-            errno => super::system("open", &path, errno),
-        })?);
-        let facts = file.metadata().map_err(|error| io_error("stat", &path, &error))?;
-        if !facts.is_file() {
-            return Err(refused("is no regular file".into()));
-        }
-        if facts.uid() != 0 || facts.permissions().mode() & 0o077 != 0 {
-            let text = format!("may be read by others than root: chown root {0}; chmod 600 {0}", path.display());
-            return Err(refused(text));
-        }
-        let mut text = String::new();
-        let read = file.take(TOKEN_MAX + 1).read_to_string(&mut text);
-        read.map_err(|error| io_error("read", &path, &error))?;
-        let token = text.trim();
-        if token.is_empty() || token.len() as u64 > TOKEN_MAX || token.chars().any(|c| c.is_control() || c == ' ') {
-            return Err(refused("does not hold a token".into()));
-        }
-        Ok(token.to_owned())
     }
 }
 
-/// Checks what does not need the server.
-fn spec_of(block: &AttachSlipway) -> Result<ExportSpec, DriverError> {
+/// Checks what does not need the server of a version.
+pub(super) fn version_spec(block: &AttachSlipway) -> Result<VersionSpec, DriverError> {
     let wrong = |text: String| Err(DriverError::request("slipway", text));
     if let Err(error) = block.reference.parse::<VersionRef>() {
         return wrong(format!("slipway.ref: {error}"));
@@ -213,7 +197,7 @@ fn spec_of(block: &AttachSlipway) -> Result<ExportSpec, DriverError> {
         }
         _ => return wrong("slipway.server is no http:// or https:// URL".into()),
     }
-    Ok(ExportSpec {
+    Ok(VersionSpec {
         reference: block.reference.clone(),
         server: block.server.clone(),
         token_ref: block.token_ref.clone(),
@@ -259,33 +243,31 @@ fn report_read(child: &mut Child) -> Result<ExportReport, DriverError> {
             Ok(0) => return Err(broken(&format!("the server gave no answer in {} s", PATIENCE.as_secs()))),
             Ok(_) => {}
             Err(Errno::INTR) => continue,
-            Err(errno) => return Err(DriverError::system("poll", errno, "the process that reads the version")),
+            Err(errno) => return Err(DriverError::system("poll", errno, "the process of the attachment")),
         }
         let mut part = [0; 4096];
         match stdout.read(&mut part) {
             Ok(len @ 1..) => text.extend_from_slice(&part[..len]),
-            Ok(0) => return Err(broken("the process that reads the version ended without a word")),
+            Ok(0) => return Err(broken("the process of the attachment ended without a word")),
             Err(error) => return Err(DriverError::other("export", error.to_string())),
         }
         if text.len() as u64 > REPORT_MAX {
-            return Err(broken("the process that reads the version says too much"));
+            return Err(broken("the process of the attachment says too much"));
         }
     }
-    serde_json::from_slice(&text).map_err(|_| broken("the process that reads the version says something else"))
+    serde_json::from_slice(&text).map_err(|_| broken("the process of the attachment says something else"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Exports, spec_of};
+    use super::version_spec;
     use slipway_api::node::AttachSlipway;
-    use std::fs;
-    use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
     fn what_is_asked_for_is_checked_first() {
         let spec = |reference: &str, server: &str| {
             let block = AttachSlipway { reference: reference.into(), server: server.into(), token_ref: String::new() };
-            spec_of(&block).map(|spec| spec.server).map_err(|error| error.error.text)
+            version_spec(&block).map(|spec| spec.server).map_err(|error| error.error.text)
         };
         assert_eq!(spec("me/os:3", "https://s:1").as_deref(), Ok("https://s:1"));
         for (reference, server, word) in [
@@ -298,50 +280,6 @@ mod tests {
         ] {
             let text = spec(reference, server).unwrap_err();
             assert!(text.contains(word) && !text.contains("hunter2"), "{text}");
-        }
-    }
-
-    #[test]
-    #[ignore = "needs root"]
-    fn root_tokens_are_roots_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let exports = Exports::new(folder.path(), folder.path(), Vec::new());
-        let dir = folder.path().join("credentials");
-        fs::create_dir(&dir).unwrap();
-        for (name, mode, text) in [
-            ("good", 0o600, "slp_secret\n"),
-            ("open", 0o640, "slp_secret"),
-            ("empty", 0o600, "\n"),
-            ("two", 0o600, "a b"),
-        ] {
-            fs::write(dir.join(name), text).unwrap();
-            fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).unwrap();
-        }
-        fs::write(dir.join("long"), "x".repeat(5000)).unwrap();
-        fs::set_permissions(dir.join("long"), fs::Permissions::from_mode(0o600)).unwrap();
-        fs::write(dir.join("theirs"), "slp_secret").unwrap();
-        fs::set_permissions(dir.join("theirs"), fs::Permissions::from_mode(0o600)).unwrap();
-        std::os::unix::fs::chown(dir.join("theirs"), Some(1000), None).unwrap();
-        symlink(dir.join("good"), dir.join("link")).unwrap();
-        fs::create_dir(dir.join("dir")).unwrap();
-        assert_eq!(exports.token("good").unwrap(), "slp_secret");
-        assert_eq!(exports.token("").unwrap(), "");
-        for (name, word) in [
-            ("open", "chmod 600"),
-            ("theirs", "chown root"),
-            ("empty", "does not hold a token"),
-            ("two", "does not hold a token"),
-            ("long", "does not hold a token"),
-            ("link", "is a link"),
-            ("dir", "no regular file"),
-            ("none", "is not there"),
-            ("../x", "without a slash"),
-            ("/etc/shadow", "without a slash"),
-            ("..", "without a slash"),
-        ] {
-            let error = exports.token(name).unwrap_err();
-            assert!(error.status == 400 && error.error.text.contains(word), "{name}: {error}");
-            assert!(!error.error.text.contains("slp_secret"));
         }
     }
 }

@@ -4,6 +4,7 @@ mod address;
 mod beneath;
 mod bind;
 mod catalogue;
+mod credentials;
 mod exports;
 mod filesystem;
 mod holders;
@@ -23,6 +24,7 @@ mod syscall;
 mod uri;
 
 pub(crate) use beneath::open as beneath_open;
+pub use nbd::{NBD_REPLY_HEAD, NbdStream, Server as NbdServer, nbd_info_reply, nbd_info_request};
 pub(crate) use syscall::{device_program_attach, device_program_load, mount_no_devices, mount_read_only};
 
 use crate::crash::crash_point;
@@ -173,9 +175,8 @@ impl Kernel for Linux {
             Driver::Attach(AttachKind::Iscsi) => self.iscsi.undo(id, self.until()),
             Driver::Attach(AttachKind::Rbd) => rbd::undo(&self.rbd_mark(id)),
             Driver::Mount(MountKind::Nfs) => nfs::undo(&self.mountpoint(id, MountKind::Nfs)),
-            Driver::Attach(kind @ AttachKind::Nbd) => nbd::undo(&self.watch, id, &nbd::mark(&self.mark, kind, id)),
-            Driver::Attach(kind @ AttachKind::Slipway) => {
-                catalogue::undo(&self.watch, id, &nbd::mark(&self.mark, kind, id))
+            Driver::Attach(kind @ (AttachKind::Nbd | AttachKind::Slipway)) => {
+                nbd::undo(&self.watch, id, &nbd::mark(&self.mark, kind, id))
             }
             Driver::Mount(MountKind::Uri) => uri::undo(&self.mountpoint(id, MountKind::Uri), &self.mark_of_image(id)),
         }

@@ -7,12 +7,15 @@ mod server;
 mod watch;
 mod wire;
 
-pub(super) use server::{Place, Server};
+pub use negotiate::{NBD_REPLY_HEAD, nbd_info_reply, nbd_info_request};
+pub(super) use server::Place;
+pub use server::{NbdStream, Server};
 pub(super) use watch::{Record, Watch};
 
 use super::holders::device_holders;
 use super::{io_error, system};
 use crate::crash::crash_point;
+use crate::export::{ExportSpec, TunnelSpec};
 use crate::kernel::Found;
 use crate::object::{Driver, Proof};
 use crate::refusal::DriverError;
@@ -20,7 +23,7 @@ use negotiate::block_size;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use slipway_api::node::{AttachKind, AttachNbd, Holder, ObjectId};
+use slipway_api::node::{AttachKind, AttachNbd, Holder, NbdTls, ObjectId};
 use std::path::Path;
 use std::time::Duration;
 use wire::export_flag;
@@ -56,7 +59,7 @@ pub(super) fn make(watch: &Watch, id: ObjectId, mark: String, block: &AttachNbd)
         given => Err(DriverError::request("nbd", format!("nbd.{field} {given} is above {most}"))),
     };
     let dead_timeout = within("dead_timeout", block.dead_timeout, DEAD_TIMEOUT, DEAD_TIMEOUT_MAX)?;
-    let wanted = Wanted {
+    let mut wanted = Wanted {
         id,
         kind: AttachKind::Nbd,
         mark,
@@ -67,7 +70,35 @@ pub(super) fn make(watch: &Watch, id: ObjectId, mark: String, block: &AttachNbd)
         dead_timeout,
         block_size: None,
     };
-    attach(watch, wanted)
+    let Some(tls) = &block.tls else { return attach(watch, wanted) };
+    // The kernel speaks no TLS: a process of ours does, and the kernel has a socket of its.
+    let spec = tunnel_spec(&wanted.server, tls)?;
+    let exports = watch.exports();
+    exports.begin(id, ExportSpec::Tunnel(spec))?;
+    let (socket, server) = (exports.files(id).socket(), wanted.server.at.to_string());
+    wanted.server.at = Place::Tunnel { socket, server };
+    attach(watch, wanted).inspect_err(|_| {
+        if let Err(error) = exports.stop(id) {
+            tracing::warn!(id, %error, "clearing away a tunnel of an attachment that did not come about");
+        }
+    })
+}
+
+fn tunnel_spec(server: &Server, tls: &NbdTls) -> Result<TunnelSpec, DriverError> {
+    let wrong = |text: &str| Err(DriverError::request("nbd", text));
+    let name = match (tls.name.as_str(), &server.at) {
+        ("", Place::Tcp { host, .. }) => host.as_str(),
+        ("", _) => return wrong("nbd.tls.name must say the name in the server's certificate, since a socket has none"),
+        (name, _) => name,
+    };
+    if tls.ca_ref.is_empty() {
+        return wrong("nbd.tls.ca_ref must name the file with the CA of the server's certificate");
+    }
+    if tls.cert_ref.is_empty() != tls.key_ref.is_empty() {
+        return wrong("nbd.tls.cert_ref and nbd.tls.key_ref go together");
+    }
+    let NbdTls { ca_ref, cert_ref, key_ref, .. } = tls.clone();
+    Ok(TunnelSpec { nbd: server.clone(), ca_ref, cert_ref, key_ref, name: name.to_owned() })
 }
 
 /// Connects, and has the kernel make the device.
@@ -154,8 +185,13 @@ fn proof(index: u32) -> Proof {
     Proof { device: control::device_path(index).display().to_string(), ..Proof::default() }
 }
 
-/// Removes the device of a mark, and nothing while somebody uses it.
+/// Removes the device of a mark, and nothing while somebody uses it; then the process that it needed, if there is one.
 pub(super) fn undo(watch: &Watch, id: ObjectId, mark: &str) -> Result<(), DriverError> {
+    device_undo(watch, id, mark)?;
+    watch.exports().stop(id)
+}
+
+fn device_undo(watch: &Watch, id: ObjectId, mark: &str) -> Result<(), DriverError> {
     // What only looks at a device, such as udev or another request of ours, is gone in a moment.
     for _ in 0..LOOKS {
         match clear(watch, id, mark) {

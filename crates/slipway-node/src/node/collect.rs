@@ -109,7 +109,7 @@ impl<K: Kernel> Node<K> {
         }
     }
 
-    /// Tries again what is due. To be called now and then, at least as often as `retry_first`.
+    /// Tries again what is due, and tells of what is not well. To be called now and then, at least as often as `retry_first`.
     pub fn reconcile(self: &Arc<Self>) {
         let now = Instant::now();
         let due = self.lock().retries.due(now);
@@ -118,6 +118,7 @@ impl<K: Kernel> Node<K> {
             self.lock().retries.put_off(id, now);
             self.collect_now(vec![id]);
         }
+        self.health_tell();
     }
 
     /// Waits until something is to be tried again, for at most `wait`; not at all when it is over.

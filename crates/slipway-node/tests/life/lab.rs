@@ -20,6 +20,8 @@ pub(crate) struct Lab {
     pub(crate) top: tempfile::TempDir,
     boot: String,
     pub(crate) node_config: NodeConfig,
+    /// In place of the shim, from the next opening on.
+    pub(crate) shim: Option<Vec<String>>,
 }
 
 /// A tree with busybox in it.
@@ -60,13 +62,17 @@ impl Lab {
         root_make(&top.path().join("root"));
         let image = top.path().join("image.squashfs").display().to_string();
         tool("mksquashfs", &[&top.path().join("root").display().to_string(), &image, "-quiet", "-no-progress"]);
-        let mut lab = Self { host: None, top, boot: "one".into(), node_config: NodeConfig::default() };
+        let mut lab = Self { host: None, top, boot: "one".into(), node_config: NodeConfig::default(), shim: None };
         lab.open();
         lab
     }
 
     pub(crate) fn open(&mut self) {
-        self.host = Some(Host::open(config(self.top.path(), &self.boot, &self.node_config)).unwrap());
+        let mut config = config(self.top.path(), &self.boot, &self.node_config);
+        if let Some(shim) = &self.shim {
+            config.shim.clone_from(shim);
+        }
+        self.host = Some(Host::open(config).unwrap());
     }
 
     pub(crate) fn host(&self) -> &Arc<Host> {

@@ -3,7 +3,8 @@
 use crate::lab::{LONG, Lab, config, mark, processes, tool};
 use serde_json::json;
 use slipway_api::node::Container;
-use slipway_api::node::ContainerState::{Dead, Exited, Paused, Running};
+use slipway_api::node::ContainerState::{Created, Dead, Exited, Paused, Running};
+use slipway_api::node::Health;
 use slipway_node::{Host, NodeConfig, Which};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -59,6 +60,112 @@ pub(crate) fn root_want_of_memory_is_told() {
     assert_eq!((ended.oom, ended.signal), (true, Some(9)));
     assert_eq!(lab.told(id)[2..], ["container.oom", "container.dead"]);
     assert_eq!(lab.host().counts().ooms, 1);
+    lab.census();
+}
+
+pub(crate) fn root_want_of_memory_of_a_child_is_told_at_once() {
+    let mut lab = Lab::new();
+    let more = json!({"resources": {"memory": 33_554_432}, "stop_timeout": 1});
+    let line = "dd if=/dev/zero of=/dev/null bs=100M count=1; echo went on; while true; do sleep 0.05; done";
+    let id = lab.sh(line, more).id;
+    lab.heard(id, "went on");
+    let still = lab.until(id, |container| container.ooms == 1);
+    assert_eq!((still.state, lab.host().counts().ooms), (Running, 1));
+    assert!(lab.told(id).ends_with(&["container.oom".to_owned()]), "{:?}", lab.told(id));
+    // The next service knows, and does not tell of it again; nor does the end.
+    lab.restart();
+    assert_eq!((lab.get(id).ooms, lab.host().counts().ooms), (1, 0));
+    lab.set(id, Exited).unwrap();
+    let ended = lab.until_state(id, Exited);
+    assert_eq!((ended.ooms, ended.exit.unwrap().oom), (1, true));
+    assert!(!lab.told(id).contains(&"container.oom".to_owned()), "{:?}", lab.told(id));
+    lab.delete(id, false).unwrap();
+    lab.census();
+}
+
+pub(crate) fn root_a_start_that_does_not_come_back() {
+    let mut lab = Lab::new();
+    let shim = std::env::current_exe().unwrap().display().to_string();
+    let hang = lab.at("hang").display().to_string();
+    // What keeps the start from coming back outlives its shim, as what waits in the kernel does.
+    let script = format!(
+        "if [ -e {hang} ]; then sh -c 'while [ -e {hang} ]; do sleep 0.02; done' & wait; fi; exec {shim} shim \"$0\""
+    );
+    lab.shim = Some(vec!["/bin/sh".into(), "-c".into(), script]);
+    lab.node_config.deadline = Duration::from_secs(1);
+    lab.restart();
+    let overdue = |error: Option<slipway_api::node::StepError>| {
+        let error = error.unwrap();
+        (error.step, error.errno) == ("start".to_owned(), Some("ETIMEDOUT".to_owned()))
+    };
+    let id = lab.create("/bin/sleep 1000", json!({"state": "created", "stop_timeout": 1})).unwrap().id;
+    std::fs::write(&hang, "").unwrap();
+    // One that was asked to start: listed as pending, and dead when it comes back.
+    let refusal = lab.set(id, Running).unwrap_err();
+    assert!(refusal.status == 500 && overdue(refusal.problem.error.clone()), "{refusal:?}");
+    let pending = lab.get(id);
+    assert!(pending.health == Health::Pending && pending.state == Created && overdue(pending.error));
+    let begun = Instant::now();
+    for refusal in [lab.set(id, Running).unwrap_err(), lab.delete(id, true).unwrap_err()] {
+        assert!(refusal.status == 409 && refusal.problem.hint.unwrap().contains("has not come back"));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    // One that was to be made and started: nobody was told that it is there, so nothing of it stays.
+    let refusal = lab.create("/bin/sleep 1000", json!({})).unwrap_err();
+    assert!(refusal.status == 500 && overdue(refusal.problem.error.clone()), "{refusal:?}");
+    let new = lab.host().containers().into_iter().map(|container| container.id).max().unwrap();
+    assert!(new > id && lab.get(new).health == Health::Pending);
+    std::fs::remove_file(&hang).unwrap();
+    let dead = lab.until_state(id, Dead);
+    assert!(dead.health.is_ready() && overdue(dead.error));
+    let begun = Instant::now();
+    while lab.host().container(&Which::Id(new)).is_ok() {
+        assert!(begun.elapsed() < LONG);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(lab.told(id).ends_with(&["container.failed".to_owned()]), "{:?}", lab.told(id));
+    // It starts when nothing is in the way.
+    lab.set(id, Running).unwrap();
+    assert_eq!(lab.get(id).state, Running);
+    lab.delete(id, true).unwrap();
+    lab.census();
+}
+
+pub(crate) fn root_a_full_disk_begins_nothing_and_keeps_nothing() {
+    let mut lab = Lab::new();
+    let records = lab.at("state/containers");
+    lab.close();
+    tool("mount", &["-t", "tmpfs", "-o", "size=64k", "none", &records.display().to_string()]);
+    lab.open();
+    let id = lab.create("/bin/sleep 1000", json!({"state": "created", "stop_timeout": 1})).unwrap().id;
+    let fill = records.join("fill");
+    let mut file = std::fs::File::create(&fill).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    let full = |refusal: slipway_node::Refusal| {
+        let error = refusal.problem.error.clone().unwrap();
+        assert_eq!((refusal.status, error.errno.as_deref()), (500, Some("ENOSPC")), "{refusal:?}");
+        assert_eq!(error.step, "record");
+    };
+    full(lab.create("/bin/sleep 1000", json!({})).unwrap_err());
+    full(lab.set(id, Running).unwrap_err());
+    let names = |dir: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = entries.collect();
+        names.sort();
+        names
+    };
+    assert_eq!((lab.host().containers().len(), lab.get(id).state), (1, Created));
+    assert_eq!(names(&records), [format!("{id}.json"), "fill".to_owned()]);
+    // The watch may hear of an end after the container has gone: that leaves nothing either.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(names(&lab.at("run/containers")), [id.to_string()]);
+    std::fs::remove_file(&fill).unwrap();
+    drop(file);
+    lab.set(id, Running).unwrap();
+    lab.delete(id, true).unwrap();
+    lab.close();
+    tool("umount", &[&records.display().to_string()]);
+    lab.open();
     lab.census();
 }
 

@@ -8,7 +8,7 @@ use crate::node::{secret, source};
 use crate::output::Output;
 use slipway_api::node::{
     Attach, AttachIscsi, AttachKind, AttachLocal, AttachLoopback, AttachNbd, AttachRbd, AttachSlipway, Base, Mount,
-    NodeAddress, NodeClient, ObjectId, RbdOptions,
+    NbdTls, NodeAddress, NodeClient, ObjectId, RbdOptions,
 };
 use std::path::PathBuf;
 
@@ -173,8 +173,11 @@ pub(crate) struct Rbd {
 /// An export of an NBD server
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Without --tls-ca everything crosses the network in the clear. The node reads the files of these names in its service's
+credentials directory.
+
 Examples:
-  slipway node attach nbd s1.lab --export os --ro
+  slipway node attach nbd s1.lab --export os --ro --tls-ca disks-ca.pem
   slipway node attach nbd unix:/run/nbd.sock")]
 pub(crate) struct Nbd {
     /// Host name or address, with :PORT if that is not 10809; or unix:/PATH
@@ -191,6 +194,18 @@ pub(crate) struct Nbd {
     /// How long a request may wait for a server that is away [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = crate::human::duration_read)]
     dead_timeout: Option<u64>,
+    /// Speak TLS only: the name of the file on the node with the CA of the server's certificate
+    #[arg(long, value_name = "NAME")]
+    tls_ca: Option<String>,
+    /// The name of the file with the node's own certificate
+    #[arg(long, value_name = "NAME", requires = "tls_ca", requires = "tls_key")]
+    tls_cert: Option<String>,
+    /// The name of the file with its key
+    #[arg(long, value_name = "NAME", requires = "tls_cert")]
+    tls_key: Option<String>,
+    /// The name in the server's certificate, if it is another than the server's
+    #[arg(long, value_name = "NAME", requires = "tls_ca")]
+    tls_name: Option<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -320,6 +335,12 @@ fn nbd(args: Nbd) -> Result<Asked, Failure> {
         ro: args.ro,
         connections: args.connections.unwrap_or(0),
         dead_timeout: args.dead_timeout.unwrap_or(0),
+        tls: args.tls_ca.map(|ca_ref| NbdTls {
+            ca_ref,
+            cert_ref: args.tls_cert.unwrap_or_default(),
+            key_ref: args.tls_key.unwrap_or_default(),
+            name: args.tls_name.unwrap_or_default(),
+        }),
         ..AttachNbd::default()
     };
     match args.server.strip_prefix("unix:") {

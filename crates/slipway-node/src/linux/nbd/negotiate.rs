@@ -76,6 +76,12 @@ fn u64_read(stream: &mut impl Read) -> Result<u64, DriverError> {
 /// # Errors
 /// 400 when the server has none of that name or does not give it to us, else what it said or did not say.
 pub(super) fn negotiate(stream: &mut (impl Read + Write), export: &str) -> Result<Export, DriverError> {
+    let no_zeroes = greet(stream)?;
+    choose(stream, export, no_zeroes)
+}
+
+/// Up to the options; says whether padding was agreed to be left out.
+fn greet(stream: &mut (impl Read + Write)) -> Result<bool, DriverError> {
     if u64_read(stream)? != GREETING {
         return Err(broken("it does not begin as an NBD server"));
     }
@@ -90,10 +96,51 @@ pub(super) fn negotiate(stream: &mut (impl Read + Write), export: &str) -> Resul
     }
     let ours = theirs & (handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES);
     send(stream, &u32::from(ours).to_be_bytes())?;
+    Ok(ours & handshake_flag::NO_ZEROES != 0)
+}
+
+/// The options, on a connection that has greeted.
+pub(super) fn choose(stream: &mut (impl Read + Write), export: &str, no_zeroes: bool) -> Result<Export, DriverError> {
     match go(stream, export)? {
         Some(found) => Ok(found),
-        None => export_name(stream, export, ours & handshake_flag::NO_ZEROES != 0),
+        None => export_name(stream, export, no_zeroes),
     }
+}
+
+/// Up to the point at which TLS begins; as [`greet`]. Nothing that is said before is used after, but that.
+///
+/// # Errors
+/// 400 when the server has no TLS: then nothing else is tried.
+pub(super) fn starttls(stream: &mut (impl Read + Write)) -> Result<bool, DriverError> {
+    let no_zeroes = greet(stream)?;
+    option_send(stream, option::STARTTLS, &[])?;
+    match reply_read(stream, option::STARTTLS)?.0 {
+        answer::ACK => Ok(no_zeroes),
+        answer::ERR_UNSUP | answer::ERR_POLICY | answer::ERR_INVALID => {
+            let text = "the server has no TLS, and nbd.tls does not go without";
+            Err(DriverError::request(STEP, text))
+        }
+        other => Err(broken(&format!("it answers the wish for TLS with {other:#x}"))),
+    }
+}
+
+/// Asks for facts of an export, and changes nothing. With TLS of version 1.3 a server's word on the client's certificate comes only with the
+/// first answer.
+pub fn nbd_info_request(export: &str) -> Vec<u8> {
+    let name = export.as_bytes();
+    option_bytes(option::INFO, &[&(name.len() as u32).to_be_bytes()[..], name, &[0, 0]].concat())
+}
+
+/// Bytes at the beginning of each reply to an option.
+pub const NBD_REPLY_HEAD: usize = 20;
+
+/// Of the beginning of a reply to [`nbd_info_request`]: how many bytes follow, and whether it is the last one.
+///
+/// # Errors
+/// When it is no such reply.
+pub fn nbd_info_reply(head: [u8; NBD_REPLY_HEAD]) -> Result<(u32, bool), DriverError> {
+    let (kind, len) = reply_head(&mut &head[..], option::INFO)?;
+    Ok((len, kind == answer::ACK || kind & answer::ERROR != 0))
 }
 
 fn send(stream: &mut impl Write, bytes: &[u8]) -> Result<(), DriverError> {
@@ -101,8 +148,30 @@ fn send(stream: &mut impl Write, bytes: &[u8]) -> Result<(), DriverError> {
 }
 
 fn option_send(stream: &mut impl Write, kind: u32, data: &[u8]) -> Result<(), DriverError> {
-    let head = [&OPTION.to_be_bytes()[..], &kind.to_be_bytes(), &(data.len() as u32).to_be_bytes()];
-    send(stream, &[&head.concat(), data].concat())
+    send(stream, &option_bytes(kind, data))
+}
+
+fn option_bytes(kind: u32, data: &[u8]) -> Vec<u8> {
+    [&OPTION.to_be_bytes()[..], &kind.to_be_bytes(), &(data.len() as u32).to_be_bytes(), data].concat()
+}
+
+/// The kind of a reply, and how long its data is.
+fn reply_head(stream: &mut impl Read, of: u32) -> Result<(u32, u32), DriverError> {
+    if u64_read(stream)? != OPTION_REPLY {
+        return Err(broken("a reply does not begin as one"));
+    }
+    let (to, kind, len) = (u32_read(stream)?, u32_read(stream)?, u32_read(stream)?);
+    if to != of || len > REPLY_MAX {
+        return Err(broken("a reply is to something else, or too long"));
+    }
+    Ok((kind, len))
+}
+
+fn reply_read(stream: &mut impl Read, of: u32) -> Result<(u32, Vec<u8>), DriverError> {
+    let (kind, len) = reply_head(stream, of)?;
+    let mut data = vec![0; len as usize];
+    stream.read_exact(&mut data).map_err(|error| lost(&error))?;
+    Ok((kind, data))
 }
 
 /// `None` when the server does not know the option.
@@ -113,15 +182,7 @@ fn go(stream: &mut (impl Read + Write), export: &str) -> Result<Option<Export>, 
     let mut found: Option<(u64, u16)> = None;
     let mut blocks: Option<(u32, u32)> = None;
     for _ in 0..REPLIES_MAX {
-        if u64_read(stream)? != OPTION_REPLY {
-            return Err(broken("a reply does not begin as one"));
-        }
-        let (to, kind, len) = (u32_read(stream)?, u32_read(stream)?, u32_read(stream)?);
-        if to != option::GO || len > REPLY_MAX {
-            return Err(broken("a reply is to something else, or too long"));
-        }
-        let mut data = vec![0; len as usize];
-        stream.read_exact(&mut data).map_err(|error| lost(&error))?;
+        let (kind, data) = reply_read(stream, option::GO)?;
         match kind {
             answer::ACK => {
                 let (size, flags) = found.ok_or_else(|| broken("it gave an export without its size"))?;
@@ -157,7 +218,7 @@ fn refused(kind: u32, export: &str, data: &[u8]) -> DriverError {
         answer::ERR_UNKNOWN => format!("the server has not {named}"),
         answer::ERR_POLICY => format!("the server does not let this node have {named}"),
         answer::ERR_TLS_REQD => {
-            format!("the server gives {named} only with TLS, which the kernel's NBD client has not; use a tunnel")
+            format!("the server gives {named} only with TLS; name its CA in nbd.tls.ca_ref")
         }
         answer::ERR_SHUTDOWN => "the server is shutting down".to_owned(),
         answer::ERR_BLOCK_SIZE_REQD => format!("the server gives {named} only to clients that heed its block size"),

@@ -1,6 +1,7 @@
 //! Where a server is, and a connection to it that the kernel can take over.
 
-use super::negotiate::{Export, name_check, negotiate};
+use super::negotiate::{Export, choose, name_check, negotiate, starttls};
+use crate::export::TunnelWord;
 use crate::linux::address::resolve;
 use crate::refusal::DriverError;
 use rustix::io::Errno;
@@ -28,9 +29,14 @@ const KEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// … and so often.
 const KEEP_COUNT: u32 = 4;
 
+/// More than this is no word of a tunnel.
+const WORD_MAX: usize = 16 << 10;
+/// What a tunnel may take beside the time for its server: the handshake of TLS, and to say what became of it.
+const TUNNEL_PATIENCE: Duration = Duration::from_secs(8);
+
 /// A server and one of its exports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::linux) struct Server {
+pub struct Server {
     pub(in crate::linux) at: Place,
     /// Empty for its default one.
     pub(in crate::linux) export: String,
@@ -40,8 +46,16 @@ pub(in crate::linux) struct Server {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::linux) enum Place {
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
+    /// A process of ours that speaks TLS with the server, and listens there.
+    Tunnel {
+        socket: PathBuf,
+        server: String,
+    },
 }
 
 impl fmt::Display for Place {
@@ -50,6 +64,7 @@ impl fmt::Display for Place {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Tunnel { server, .. } => write!(f, "{server}"),
         }
     }
 }
@@ -91,15 +106,41 @@ impl Server {
     /// # Errors
     /// 400 for a name that nobody has or an export that the server does not give, else what went wrong with the server.
     pub(super) fn dial(&self) -> Result<(OwnedFd, Export), DriverError> {
-        let until = Instant::now() + PATIENCE;
+        let tunnel = matches!(self.at, Place::Tunnel { .. });
+        let until = Instant::now() + PATIENCE + if tunnel { TUNNEL_PATIENCE } else { Duration::ZERO };
         let mut timed = Timed { stream: self.connect(until)?, until };
-        let export = negotiate(&mut timed, &self.export).map_err(|error| self.named(error))?;
+        let export = match tunnel {
+            // It names the server itself.
+            true => {
+                let no_zeroes = word_read(&mut timed)?;
+                choose(&mut timed, &self.export, no_zeroes)
+            }
+            false => negotiate(&mut timed, &self.export),
+        };
+        let export = export.map_err(|error| self.named(error))?;
         timed.stream.limit(None).map_err(|error| self.failed(&error))?;
         Ok((timed.stream.into(), export))
     }
 
+    /// Connects, up to the point at which TLS begins; says whether padding was agreed to be left out.
+    ///
+    /// # Errors
+    /// As those of an attachment; 400 when the server has no TLS.
+    pub fn starttls(&self) -> Result<(NbdStream, bool), DriverError> {
+        let until = Instant::now() + PATIENCE;
+        let mut timed = Timed { stream: self.connect(until)?, until };
+        let no_zeroes = starttls(&mut timed).map_err(|error| self.named(error))?;
+        timed.stream.limit(None).map_err(|error| self.failed(&error))?;
+        Ok((timed.stream, no_zeroes))
+    }
+
+    /// The export's name.
+    pub fn export(&self) -> &str {
+        &self.export
+    }
+
     /// Says which server an error is about.
-    fn named(&self, mut error: DriverError) -> DriverError {
+    pub fn named(&self, mut error: DriverError) -> DriverError {
         error.error.text = format!("NBD server {}: {}", self.at, error.error.text);
         error
     }
@@ -111,9 +152,9 @@ impl Server {
         }
     }
 
-    fn connect(&self, until: Instant) -> Result<Stream, DriverError> {
+    fn connect(&self, until: Instant) -> Result<NbdStream, DriverError> {
         match &self.at {
-            Place::Unix(path) => {
+            Place::Unix(path) | Place::Tunnel { socket: path, .. } => {
                 // A server that is held still takes no connection once its queue is full; that is no reason to wait here.
                 let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
                 let connected = SocketAddrUnix::new(path).and_then(|address| {
@@ -123,7 +164,7 @@ impl Server {
                 });
                 let stream = connected.map_err(|errno| self.failed(&errno.into()))?;
                 stream.set_nonblocking(false).map_err(|error| self.failed(&error))?;
-                Ok(Stream::Unix(stream))
+                Ok(NbdStream::Unix(stream))
             }
             Place::Tcp { host, port } => {
                 let addresses = resolve("nbd.host", host, *port)?;
@@ -135,13 +176,31 @@ impl Server {
                         break;
                     }
                     match TcpStream::connect_timeout(address, wait).and_then(tuned) {
-                        Ok(stream) => return Ok(Stream::Tcp(stream)),
+                        Ok(stream) => return Ok(NbdStream::Tcp(stream)),
                         Err(error) => last = error,
                     }
                 }
                 Err(self.failed(&last))
             }
         }
+    }
+}
+
+/// What a tunnel says before anything else, on one line.
+fn word_read(timed: &mut Timed) -> Result<bool, DriverError> {
+    let mut line = Vec::new();
+    // Byte by byte: what follows is the server's.
+    while line.last() != Some(&b'\n') && line.len() < WORD_MAX {
+        let mut byte = [0];
+        timed.read_exact(&mut byte).map_err(|error| {
+            DriverError::other("nbd_tls", format!("the process that speaks TLS with the server: {error}"))
+        })?;
+        line.extend(byte);
+    }
+    match serde_json::from_slice(&line) {
+        Ok(TunnelWord::Open { no_zeroes }) => Ok(no_zeroes),
+        Ok(TunnelWord::Failed { status, error }) => Err(DriverError { status, error, holders: Vec::new() }),
+        Err(_) => Err(DriverError::other("nbd_tls", "the process that speaks TLS with the server says something else")),
     }
 }
 
@@ -155,12 +214,16 @@ fn tuned(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-enum Stream {
+/// A connection to a server.
+#[derive(Debug)]
+pub enum NbdStream {
+    /// Over the network.
     Tcp(TcpStream),
+    /// On this node.
     Unix(UnixStream),
 }
 
-impl Stream {
+impl NbdStream {
     fn limit(&self, limit: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit)),
@@ -169,18 +232,18 @@ impl Stream {
     }
 }
 
-impl From<Stream> for OwnedFd {
-    fn from(stream: Stream) -> Self {
+impl From<NbdStream> for OwnedFd {
+    fn from(stream: NbdStream) -> Self {
         match stream {
-            Stream::Tcp(stream) => stream.into(),
-            Stream::Unix(stream) => stream.into(),
+            NbdStream::Tcp(stream) => stream.into(),
+            NbdStream::Unix(stream) => stream.into(),
         }
     }
 }
 
 /// A stream whose reads and writes all end at one time, however slowly the other end drips.
 struct Timed {
-    stream: Stream,
+    stream: NbdStream,
     until: Instant,
 }
 
@@ -198,8 +261,8 @@ impl Read for Timed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.limit()?;
         match &mut self.stream {
-            Stream::Tcp(stream) => stream.read(buffer),
-            Stream::Unix(stream) => stream.read(buffer),
+            NbdStream::Tcp(stream) => stream.read(buffer),
+            NbdStream::Unix(stream) => stream.read(buffer),
         }
     }
 }
@@ -208,8 +271,8 @@ impl Write for Timed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.limit()?;
         match &mut self.stream {
-            Stream::Tcp(stream) => stream.write(bytes),
-            Stream::Unix(stream) => stream.write(bytes),
+            NbdStream::Tcp(stream) => stream.write(bytes),
+            NbdStream::Unix(stream) => stream.write(bytes),
         }
     }
 

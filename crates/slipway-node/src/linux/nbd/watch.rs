@@ -3,7 +3,7 @@
 
 use super::control::{self, Deaths};
 use super::negotiate::Export;
-use super::server::Server;
+use super::server::{Place, Server};
 use super::wire::export_flag;
 use crate::container::file_write;
 use crate::linux::exports::Exports;
@@ -170,8 +170,14 @@ impl Watch {
     /// What is wrong with which device.
     pub(in crate::linux) fn troubles(&self) -> BTreeMap<ObjectId, StepError> {
         let state = self.0.lock();
-        let ill = state.devices.iter().filter(|(_, device)| device.missing > 0);
-        ill.map(|(id, device)| (*id, device.trouble())).collect()
+        let trouble = |(id, device): (&ObjectId, &Watched)| {
+            let trouble = match device.missing > 0 {
+                true => device.trouble(),
+                false => self.0.exports.trouble(*id).filter(|_| device.record.kind == AttachKind::Slipway)?,
+            };
+            Some((*id, trouble))
+        };
+        state.devices.iter().filter_map(trouble).collect()
     }
 
     /// Begins to hear of deaths, once.
@@ -283,7 +289,7 @@ fn reconnect(shared: &Weak<Shared>, id: ObjectId) {
 }
 
 fn attempt(shared: &Shared, id: ObjectId, index: u32, record: &Record) -> Result<(), DriverError> {
-    if record.kind == AttachKind::Slipway {
+    if record.kind == AttachKind::Slipway || matches!(record.server.at, Place::Tunnel { .. }) {
         shared.exports.ensure(id)?;
     }
     let (socket, export) = record.server.dial()?;

@@ -19,6 +19,8 @@ pub(super) mod handshake_flag {
 /// Options.
 pub(super) mod option {
     pub(in crate::linux::nbd) const EXPORT_NAME: u32 = 1;
+    pub(in crate::linux::nbd) const STARTTLS: u32 = 5;
+    pub(in crate::linux::nbd) const INFO: u32 = 6;
     pub(in crate::linux::nbd) const GO: u32 = 7;
 }
 
@@ -29,6 +31,7 @@ pub(super) mod answer {
     pub(in crate::linux::nbd) const ERROR: u32 = 0x8000_0000;
     pub(in crate::linux::nbd) const ERR_UNSUP: u32 = 0x8000_0001;
     pub(in crate::linux::nbd) const ERR_POLICY: u32 = 0x8000_0002;
+    pub(in crate::linux::nbd) const ERR_INVALID: u32 = 0x8000_0003;
     pub(in crate::linux::nbd) const ERR_TLS_REQD: u32 = 0x8000_0005;
     pub(in crate::linux::nbd) const ERR_UNKNOWN: u32 = 0x8000_0006;
     pub(in crate::linux::nbd) const ERR_SHUTDOWN: u32 = 0x8000_0007;

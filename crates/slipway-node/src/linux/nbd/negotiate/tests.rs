@@ -1,4 +1,4 @@
-use super::{Export, block_size, name_check, negotiate};
+use super::{Export, block_size, name_check, nbd_info_reply, nbd_info_request, negotiate, starttls};
 use std::io::{self, Cursor, Read, Write};
 
 /// A server that has said all it will ever say, and what it was told.
@@ -28,9 +28,13 @@ fn greeting(flags: u16) -> Vec<u8> {
 }
 
 fn reply(kind: u32, data: &[u8]) -> Vec<u8> {
+    reply_to(7, kind, data)
+}
+
+fn reply_to(option: u32, kind: u32, data: &[u8]) -> Vec<u8> {
     let magic = 0x0003_e889_0455_65a9_u64;
     let head =
-        [&magic.to_be_bytes()[..], &7_u32.to_be_bytes(), &kind.to_be_bytes(), &(data.len() as u32).to_be_bytes()];
+        [&magic.to_be_bytes()[..], &option.to_be_bytes(), &kind.to_be_bytes(), &(data.len() as u32).to_be_bytes()];
     [&head.concat(), data].concat()
 }
 
@@ -60,6 +64,33 @@ fn an_export_is_chosen() {
     let named = reply(3, &[&[0, 1][..], b"os"].concat());
     let (found, _) = told(&[greeting(1), named, export(512, 1), reply(1, &[])], "");
     assert_eq!(found, Ok(Export { size: 512, flags: 1, block_min: 512, block_max: None }));
+}
+
+#[test]
+fn tls_begins_or_nothing_does() {
+    let asked = |parts: &[Vec<u8>]| {
+        let mut stream = Spoken { says: Cursor::new(parts.concat()), heard: Vec::new() };
+        let begun = starttls(&mut stream).map_err(|error| (error.status, error.error.text));
+        (begun, stream.heard)
+    };
+    let wanted = [&[0, 0, 0, 3][..], b"IHAVEOPT", &[0, 0, 0, 5, 0, 0, 0, 0]].concat();
+    assert_eq!(asked(&[greeting(3), reply_to(5, 1, &[])]), (Ok(true), wanted));
+    assert_eq!(asked(&[greeting(1), reply_to(5, 1, &[])]).0, Ok(false));
+    for (parts, status, words) in [
+        (vec![greeting(3), reply_to(5, 0x8000_0001, &[])], 400, "has no TLS"),
+        (vec![greeting(3), reply_to(5, 0x8000_0002, b"no")], 400, "has no TLS"),
+        (vec![greeting(3), reply_to(5, 0x8000_0063, &[])], 500, "the wish for TLS with 0x80000063"),
+        (vec![greeting(3), reply_to(7, 1, &[])], 500, "something else"),
+        (vec![greeting(3)], 500, "ended the connection"),
+    ] {
+        let (status_said, text) = asked(&parts).0.unwrap_err();
+        assert!(status_said == status && text.contains(words), "{words}: {status_said} {text}");
+    }
+    assert_eq!(nbd_info_request("os")[8..], [0, 0, 0, 6, 0, 0, 0, 8, 0, 0, 0, 2, b'o', b's', 0, 0]);
+    let head = |kind| reply_to(6, kind, &[7; 3])[..20].try_into().unwrap();
+    assert_eq!(nbd_info_reply(head(3)), Ok((3, false)));
+    assert_eq!((nbd_info_reply(head(1)), nbd_info_reply(head(0x8000_0006))), (Ok((3, true)), Ok((3, true))));
+    assert!(nbd_info_reply([0; 20]).is_err());
 }
 
 #[test]
