@@ -344,6 +344,10 @@ fn http_build(config: &NodeConfig) -> Result<reqwest::Client, NodeError> {
         while let Some(inner) = cause.source() {
             cause = inner;
         }
+        // What rustls says of a key that is another certificate's.
+        if cause.to_string().contains("KeyMismatch") {
+            return NodeError::Config("the client certificate and its key do not belong together".into());
+        }
         NodeError::Config(format!("preparing the client of the node: {cause}"))
     })
 }

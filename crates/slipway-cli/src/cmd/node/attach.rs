@@ -173,8 +173,8 @@ pub(crate) struct Rbd {
 /// An export of an NBD server
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Without --tls-ca everything crosses the network in the clear. The node reads the files of these names in its service's
-credentials directory.
+Without --tls-ca everything crosses the network in the clear. The node reads the files of
+these names in its service's credentials directory.
 
 Examples:
   slipway node attach nbd s1.lab --export os --ro --tls-ca disks-ca.pem
