@@ -115,8 +115,9 @@ fn root_nbd_over_tls_once() {
     guest.ok(&format!("head -c 5000000 /dev/urandom > /srv/big; cp /srv/big {at}/big; sync; echo 3 > /proc/sys/vm/drop_caches; cmp /srv/big {at}/big"));
     // The key is where it was put, and nowhere else; the process has it neither in its words nor its environment.
     guest.ok(&format!(
-        "sed -n 2p {STATE}/credentials/node.key > /srv/pattern; ! grep -rqF -f /srv/pattern {RUN} {STATE} --exclude-dir=mounts --exclude-dir=credentials
-         ! cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | grep -aqF -f /srv/pattern"
+        "sed -n 2p {STATE}/credentials/node.key > /srv/pattern
+         if grep -rqF -f /srv/pattern {RUN} {STATE} --exclude-dir=mounts --exclude-dir=credentials; then exit 1; fi
+         if cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | grep -aqF -f /srv/pattern; then exit 2; fi"
     ));
 
     // What can go away comes back, and a read that waits for it is answered: the process, the server, and both while no service runs.
