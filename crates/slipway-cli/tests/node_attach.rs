@@ -327,7 +327,12 @@ fn root_a_version_is_a_device_of_a_node_once() {
         assert!(sector == dense[5 << 20..][..512]);
     }
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
-    // Which is said, until it is back.
+    // What was damaged is not in memory: a read of it asks the server, and that it is away is said until it is back.
+    let file = fs::File::open(&device).unwrap();
+    let mut piece = vec![0; 64 << 10];
+    let pieces = (dense.len() / piece.len()) as u64;
+    assert!((0..pieces).any(|n| file.read_exact_at(&mut piece, n * (64 << 10)).is_err()));
+    drop(file);
     wait(Duration::from_secs(20), "it is said", || node.health(id) == "degraded");
     let (_, said) = node.ask("GET", &format!("attach?id={id}"), "");
     assert!(said[0]["error"]["text"].as_str().unwrap().contains("the Slipway server is away"), "{said}");
