@@ -2,10 +2,12 @@
 //! faults can break any of them, and a failed fsync can stop all that follow.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, IoSliceMut, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::faults::{FaultMode, Faults, OpKind};
 
@@ -61,6 +63,17 @@ impl Io {
                 file.read_at(&mut buf[..half], offset)
             }
             Some(mode) => Err(injected(mode)),
+        }
+    }
+
+    /// Reads what the kernel has in memory already; none where it would have to wait for a disk, or cannot tell.
+    pub(crate) fn read_at_now(&self, file: &File, buf: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+        self.whole(OpKind::Read)?;
+        match preadv2(file, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT) {
+            Ok(read) => Ok(Some(read)),
+            // Also what no file system knows, or a filter of system calls forbids: the usual read says what is wrong, if anything is.
+            Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::PERM) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -37,7 +37,7 @@ mod store;
 mod table;
 mod usage;
 
-pub use blobs::{BlobAt, BlobError, BlobWriter, Blobs, S3Config};
+pub use blobs::{BlobAt, BlobError, BlobReader, BlobWriter, Blobs, S3Config};
 pub use check::{CheckReport, CheckSpec, Scrubbed};
 pub use diff::{ContentDiff, DiffBytes};
 pub use error::StoreError;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use slipway_chunk::{ChunkId, DecodedFrame, PackId, PackWriter, Segment, SegmentId};
 
-use crate::blobs::{BlobError, BlobWriter, Blobs};
+use crate::blobs::{BlobError, BlobReader, BlobWriter, Blobs};
 use crate::cache::Cache;
 use crate::error::StoreError;
 use crate::faults::Faults;
@@ -188,7 +188,7 @@ impl Store {
         space: &SpaceId,
         pack: &PackId,
         range: std::ops::Range<u64>,
-    ) -> Result<Box<dyn std::io::Read + Send>, StoreError> {
+    ) -> Result<BlobReader, StoreError> {
         let gone = || StoreError::NotFound { kind: BlobKind::Pack, name: pack.to_string() };
         let row = self.pack_row(space, pack).ok_or_else(gone)?;
         match self.blobs.reader(&row.key, range) {
@@ -196,6 +196,11 @@ impl Store {
             Err(BlobError::Missing(_)) => Err(gone()),
             read => Ok(read?),
         }
+    }
+
+    /// The same where that takes no waiting; none where it may, and where anything is wrong.
+    pub fn pack_reader_now(&self, space: &SpaceId, pack: &PackId, range: std::ops::Range<u64>) -> Option<BlobReader> {
+        self.blobs.reader_now(&self.pack_row(space, pack)?.key, range)
     }
 
     fn pack_row(&self, space: &SpaceId, pack: &PackId) -> Option<Arc<PackRow>> {

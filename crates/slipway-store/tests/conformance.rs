@@ -4,6 +4,7 @@
 mod lab;
 
 use std::io::{Read, Write};
+use std::ops::Range;
 
 use lab::{folder, noise, s3_config_given, s3_lab};
 use slipway_store::{BlobError, Blobs, FaultMode, Faults, OpKind};
@@ -19,12 +20,29 @@ fn missing<T: std::fmt::Debug>(result: Result<T, BlobError>) {
     assert!(matches!(result, Err(BlobError::Missing(_))), "{result:?}");
 }
 
+/// A whole range: what is in memory at once, the rest as it comes.
+fn read_ready(blobs: &Blobs, key: &str, range: Range<u64>) -> Vec<u8> {
+    let (mut all, mut buf) = (Vec::new(), vec![0; 128 << 10]);
+    let mut reader = blobs.reader_now(key, range.clone()).unwrap_or_else(|| blobs.reader(key, range.clone()).unwrap());
+    loop {
+        let read = match reader.read_now(&mut buf).unwrap() {
+            Some(read) => read,
+            None => reader.read(&mut buf).unwrap(),
+        };
+        all.extend_from_slice(&buf[..read]);
+        if read == 0 {
+            return all;
+        }
+    }
+}
+
 fn conforms(blobs: &Blobs) {
     // Nothing is there at first, and asking says so.
     assert!(keys(blobs, "packs").is_empty());
     missing(blobs.len("packs/a/1"));
     missing(blobs.read("packs/a/1", 0..1));
     missing(blobs.reader("packs/a/1", 0..1).map(|_| ()));
+    assert!(blobs.reader_now("packs/a/1", 0..1).is_none());
     blobs.delete("packs/a/1").unwrap();
 
     // Sizes around nothing and around the parts of a multipart.
@@ -50,6 +68,8 @@ fn conforms(blobs: &Blobs) {
             assert_eq!(tail, bytes[len - 9..]);
         }
         assert!(blobs.read(&key, 5..5).unwrap().is_empty());
+        assert!(read_ready(blobs, &key, 0..len as u64) == bytes, "{len}");
+        assert!(blobs.reader_now(&key, 0..len as u64 + 1).is_none(), "past the end of {len}");
         assert!(blobs.read(&key, 0..len as u64 + 1).is_err(), "past the end of {len}");
     }
     assert_eq!(keys(blobs, "packs").len(), 7);
@@ -121,6 +141,29 @@ fn no_temporary_file_stays_and_no_link_is_followed() {
     assert!(blobs.read("packs/a/2", 0..1).is_err());
     assert!(blobs.len("packs/a/2").is_err());
     assert_eq!(keys(&blobs, "packs").len(), 1);
+}
+
+#[test]
+fn what_is_in_memory_is_read_at_once() {
+    let folder = folder();
+    let blobs = Blobs::local(folder.path(), Faults::none()).unwrap();
+    blobs.put("packs/a/1", &noise(1, 300_000)).unwrap();
+    assert!(blobs.reader_now("packs/a/1", 0..9).is_none(), "nobody knows yet whether this file system can");
+    let mut buf = vec![0; 300_000];
+    let Some(read) = blobs.reader("packs/a/1", 0..300_000).unwrap().read_now(&mut buf).unwrap() else {
+        return eprintln!("ignored: this file system reads nothing without waiting");
+    };
+    assert_eq!(buf[..read], noise(1, 300_000)[..read]);
+    let mut reader = blobs.reader_now("packs/a/1", 9..11).unwrap();
+    assert_eq!(reader.read_now(&mut buf).unwrap(), Some(2));
+    assert_eq!(reader.read_now(&mut buf).unwrap(), Some(0));
+    assert_eq!(buf[..2], noise(1, 300_000)[9..11]);
+    // What was cut off meanwhile ends as an error, never as an end.
+    let mut reader = blobs.reader_now("packs/a/1", 0..300_000).unwrap();
+    std::fs::File::options().write(true).open(folder.path().join("packs/a/1")).unwrap().set_len(0).unwrap();
+    assert!(reader.read_now(&mut buf).is_err());
+    std::os::unix::fs::symlink("1", folder.path().join("packs/a/2")).unwrap();
+    assert!(blobs.reader_now("packs/a/2", 0..1).is_none());
 }
 
 #[test]

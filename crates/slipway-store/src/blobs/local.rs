@@ -7,9 +7,10 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
 use super::{BlobAt, BlobError};
 use crate::faults::crash_point;
@@ -22,6 +23,8 @@ const FOLDERS_KNOWN_MAX: usize = 16_384;
 pub(super) struct LocalBlobs {
     root: PathBuf,
     durable: Mutex<HashSet<PathBuf>>,
+    /// A read without waiting has gone well here: this is no file system behind a network, whose opening may wait.
+    near: AtomicBool,
 }
 
 impl LocalBlobs {
@@ -37,7 +40,7 @@ impl LocalBlobs {
             Ok(())
         };
         made().map_err(|source| BlobError::Io { act: "opening the blob folder", key: shown, source })?;
-        Ok(LocalBlobs { root: root.to_owned(), durable: Mutex::default() })
+        Ok(LocalBlobs { root: root.to_owned(), durable: Mutex::default(), near: AtomicBool::new(false) })
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -87,6 +90,14 @@ impl LocalBlobs {
         Ok(file)
     }
 
+    fn file_open_ranged(&self, key: &str, range: &Range<u64>) -> io::Result<File> {
+        let file = self.file_open(key)?;
+        if range.end > file.metadata()?.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(file)
+    }
+
     pub(super) fn read(&self, io: &Io, key: &str, range: Range<u64>) -> Result<Vec<u8>, BlobError> {
         let read = || -> io::Result<Vec<u8>> {
             let file = self.file_open(key)?;
@@ -109,16 +120,31 @@ impl LocalBlobs {
         read().map_err(BlobError::io("reading", key))
     }
 
-    pub(super) fn reader(&self, io: &Arc<Io>, key: &str, range: Range<u64>) -> Result<Box<dyn Read + Send>, BlobError> {
-        let open = || -> io::Result<File> {
-            let file = self.file_open(key)?;
-            if range.end > file.metadata()?.len() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            Ok(file)
-        };
-        let file = open().map_err(BlobError::io("reading", key))?;
-        Ok(Box::new(LocalReader { io: Arc::clone(io), file, at: range.start, end: range.end }))
+    pub(super) fn reader(
+        self: &Arc<Self>,
+        io: &Arc<Io>,
+        key: &str,
+        range: Range<u64>,
+    ) -> Result<LocalReader, BlobError> {
+        let file = self.file_open_ranged(key, &range).map_err(BlobError::io("reading", key))?;
+        Ok(LocalReader { blobs: Arc::clone(self), io: Arc::clone(io), file, at: range.start, end: range.end })
+    }
+
+    /// The same if the kernel knows the file's name without asking a disk. Whatever is wrong, `reader` says.
+    pub(super) fn reader_now(self: &Arc<Self>, io: &Arc<Io>, key: &str, range: Range<u64>) -> Option<LocalReader> {
+        if !self.near.load(Ordering::Relaxed) {
+            return None;
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = File::from(openat2(CWD, self.path(key), flags, Mode::empty(), ResolveFlags::CACHED).ok()?);
+        let facts = file.metadata().ok().filter(|facts| facts.is_file() && range.end <= facts.len());
+        facts.map(|_| LocalReader {
+            blobs: Arc::clone(self),
+            io: Arc::clone(io),
+            file,
+            at: range.start,
+            end: range.end,
+        })
     }
 
     pub(super) fn len(&self, _io: &Io, key: &str) -> Result<u64, BlobError> {
@@ -234,25 +260,46 @@ impl Drop for LocalWriter {
     }
 }
 
-struct LocalReader {
+pub(super) struct LocalReader {
+    blobs: Arc<LocalBlobs>,
     io: Arc<Io>,
     file: File,
     at: u64,
     end: u64,
 }
 
-impl Read for LocalReader {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
-        let len = buf.len().min(left);
+impl LocalReader {
+    /// As `read`, but none where the kernel would have to wait.
+    pub(super) fn read_now(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let len = self.wanted(buf);
         if len == 0 {
-            return Ok(0);
+            return Ok(Some(0));
         }
-        let n = self.io.read_at(&self.file, &mut buf[..len], self.at)?;
+        let Some(n) = self.io.read_at_now(&self.file, &mut buf[..len], self.at)? else { return Ok(None) };
+        self.blobs.near.store(true, Ordering::Relaxed);
+        self.passed(n).map(Some)
+    }
+
+    fn wanted(&self, buf: &[u8]) -> usize {
+        buf.len().min(usize::try_from(self.end - self.at).unwrap_or(usize::MAX))
+    }
+
+    fn passed(&mut self, n: usize) -> io::Result<usize> {
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.at += n as u64;
         Ok(n)
+    }
+}
+
+impl Read for LocalReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let len = self.wanted(buf);
+        if len == 0 {
+            return Ok(0);
+        }
+        let n = self.io.read_at(&self.file, &mut buf[..len], self.at)?;
+        self.passed(n)
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::faults::Faults;
 use crate::io::Io;
 
-use local::{LocalBlobs, LocalWriter};
+use local::{LocalBlobs, LocalReader, LocalWriter};
 pub use s3::S3Config;
 use s3::{S3Blobs, S3Writer};
 
@@ -143,14 +143,25 @@ impl Blobs {
     }
 
     /// A stream of exactly these bytes; ending early is an `UnexpectedEof`.
-    pub fn reader(&self, key: &str, range: Range<u64>) -> Result<Box<dyn Read + Send>, BlobError> {
+    pub fn reader(&self, key: &str, range: Range<u64>) -> Result<BlobReader, BlobError> {
         key_check(key)?;
         if range.is_empty() {
-            return Ok(Box::new(io::empty()));
+            return Ok(BlobReader(Source::Nothing));
         }
+        let source = match &self.backend {
+            Backend::Local(local) => Source::Local(local.reader(&self.io, key, range)?),
+            Backend::S3(s3) => Source::S3(s3.reader(&self.io, key, range)?),
+        };
+        Ok(BlobReader(source))
+    }
+
+    /// The same where that takes no waiting, so that an async task may ask; none where it may, and where anything is wrong.
+    pub fn reader_now(&self, key: &str, range: Range<u64>) -> Option<BlobReader> {
+        key_check(key).ok()?;
         match &self.backend {
-            Backend::Local(local) => local.reader(&self.io, key, range),
-            Backend::S3(s3) => s3.reader(&self.io, key, range),
+            _ if range.is_empty() => None,
+            Backend::Local(local) => Some(BlobReader(Source::Local(local.reader_now(&self.io, key, range)?))),
+            Backend::S3(_) => None,
         }
     }
 
@@ -190,6 +201,36 @@ impl Blobs {
         match &self.backend {
             Backend::Local(local) => local.rename(&self.io, key, &to),
             Backend::S3(s3) => s3.rename(&self.io, key, &to),
+        }
+    }
+}
+
+/// A range of a blob, read in order.
+pub struct BlobReader(Source);
+
+enum Source {
+    Nothing,
+    Local(LocalReader),
+    S3(Box<dyn Read + Send>),
+}
+
+impl BlobReader {
+    /// As `read`, but gives none where the bytes have to be waited for: then it read nothing, and `read` on a thread will.
+    pub fn read_now(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        match &mut self.0 {
+            Source::Nothing => Ok(Some(0)),
+            Source::Local(reader) => reader.read_now(buf),
+            Source::S3(_) => Ok(None),
+        }
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Source::Nothing => Ok(0),
+            Source::Local(reader) => reader.read(buf),
+            Source::S3(reader) => reader.read(buf),
         }
     }
 }
