@@ -155,3 +155,109 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Answer, Body, Door, Patience, Pulse, Request, Response, connections_accept};
+    use crate::http::stream::{Pieces, body_of};
+    use bytes::Bytes;
+    use hyper::body::Incoming;
+    use slipway_api::Problem;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    const PIECE: usize = 128 << 10;
+
+    /// Pieces that somebody holds now, and the most there ever were.
+    #[derive(Default)]
+    struct Held {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    struct Piece(Vec<u8>, Arc<Held>);
+
+    impl AsRef<[u8]> for Piece {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Drop for Piece {
+        fn drop(&mut self) {
+            self.1.now.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Gives pieces without end, in turn at once and from a thread.
+    struct Endless(Arc<Held>, bool);
+
+    impl Endless {
+        fn piece(&self) -> Bytes {
+            let now = self.0.now.fetch_add(1, Ordering::SeqCst) + 1;
+            self.0.most.fetch_max(now, Ordering::SeqCst);
+            Bytes::from_owner(Piece(vec![7; PIECE], self.0.clone()))
+        }
+    }
+
+    impl Pieces for Endless {
+        fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+            Ok(Some(self.piece()))
+        }
+
+        fn ready(&mut self) -> Option<Bytes> {
+            self.1 = !self.1;
+            self.1.then(|| self.piece())
+        }
+    }
+
+    struct App(Arc<Held>);
+
+    impl Answer for App {
+        async fn answer(self: Arc<Self>, _: Request<Incoming>, _: SocketAddr, _: Arc<Pulse>) -> Response<Body> {
+            Response::new(body_of(Endless(self.0.clone(), false), "giving bytes"))
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_client_holds_two_pieces_at_most() {
+        const CLIENTS: usize = 8;
+        let held = Arc::new(Held::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let door = Door {
+            app: Arc::new(App(held.clone())),
+            tls: None,
+            patience: Patience::default(),
+            connections_max: CLIENTS,
+            stop: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+        };
+        let (stop, kill, tracker) = (door.stop.clone(), door.kill.clone(), door.tracker.clone());
+        let accepting = tokio::spawn(connections_accept(listener, door));
+        let clients = (0..CLIENTS).map(|_| async {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            // More than all buffers between us hold, so that the server had to wait for us; then we read no more.
+            let mut buf = vec![0; 24 << 20];
+            stream.read_exact(&mut buf).await.unwrap();
+            stream
+        });
+        let clients = futures_util::future::join_all(clients).await;
+        let most = held.most.load(Ordering::SeqCst);
+        assert!(most <= 2 * CLIENTS, "{most} pieces for {CLIENTS} clients");
+        drop(clients);
+        stop.cancel();
+        kill.cancel();
+        accepting.await.unwrap();
+        tracker.close();
+        tracker.wait().await;
+        assert_eq!(held.now.load(Ordering::SeqCst), 0);
+    }
+}

@@ -1,13 +1,15 @@
 //! Buffers that go from answer to answer: a fresh one for each piece costs the kernel more than the copy into it.
 
 use bytes::Bytes;
+use slipway_store::BlobReader;
 use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
 
-/// Bytes in one.
-pub(crate) const LEN: usize = 512 << 10;
-/// Buffers kept for later: 16 MiB. More may be out with as many slow clients; those are given back to the system.
-const KEPT: usize = 32;
+/// Bytes in one. Smaller ones cost more calls, and each call to send its own packets and wake-ups; larger ones leave a core's own cache
+/// between the copy in and the copy out.
+const LEN: usize = 256 << 10;
+/// Buffers kept for later: 16 MiB. A client has at most two, one on its way and the next; what more clients need goes back to the system.
+const KEPT: usize = 64;
 
 static FREE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
@@ -15,6 +17,19 @@ static FREE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 struct Lent {
     bytes: Vec<u8>,
     len: usize,
+}
+
+impl Lent {
+    /// The one that came back last: it is the warmest.
+    fn take() -> Self {
+        let free = FREE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Self { bytes: free.unwrap_or_else(|| vec![0; LEN]), len: 0 }
+    }
+
+    fn room(&mut self, most: u64) -> &mut [u8] {
+        let end = usize::try_from(most).unwrap_or(LEN).min(LEN);
+        &mut self.bytes[self.len..end]
+    }
 }
 
 impl AsRef<[u8]> for Lent {
@@ -34,11 +49,9 @@ impl Drop for Lent {
 
 /// Reads until a buffer is full, `most` bytes are there, or the reader ends.
 pub(crate) fn piece_read(reader: &mut dyn Read, most: u64) -> io::Result<Bytes> {
-    let free = FREE.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    let mut lent = Lent { bytes: free.unwrap_or_else(|| vec![0; LEN]), len: 0 };
-    let end = usize::try_from(most).unwrap_or(LEN).min(LEN);
-    while lent.len < end {
-        match reader.read(&mut lent.bytes[lent.len..end]) {
+    let mut lent = Lent::take();
+    while !lent.room(most).is_empty() {
+        match reader.read(lent.room(most)) {
             Ok(0) => break,
             Ok(read) => lent.len += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -46,6 +59,13 @@ pub(crate) fn piece_read(reader: &mut dyn Read, most: u64) -> io::Result<Bytes> 
         }
     }
     Ok(Bytes::from_owner(lent))
+}
+
+/// Reads what is in memory already, `most` bytes at most; none if that is nothing. What is wrong, `piece_read` says after it.
+pub(crate) fn piece_ready(reader: &mut BlobReader, most: u64) -> Option<Bytes> {
+    let mut lent = Lent::take();
+    lent.len = reader.read_now(lent.room(most)).ok()??;
+    (lent.len > 0).then(|| Bytes::from_owner(lent))
 }
 
 #[cfg(test)]

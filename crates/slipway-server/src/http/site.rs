@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,16 +11,16 @@ use axum::body::Body;
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, EXPECT, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Request, Response};
+use futures_util::FutureExt as _;
 use hyper::body::{Body as _, Incoming};
 use slipway_api::{Code, Problem};
 use slipway_chunk::{Manifest, Root};
 use slipway_store::SpaceId;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::accept::Answer;
-use super::answer::{self, Answered, header_set};
+use super::answer::{self, header_set};
 use super::ask::{Ask, Params};
 use super::client::client_check;
 use super::failure::blocking;
@@ -188,17 +189,19 @@ impl Site {
             self.writable().map_err(plain)?;
         }
         let ask = Ask { site: self.clone(), who, head, params, body, peer };
+        let work = AssertUnwindSafe((route.run)(ask)).catch_unwind();
         // What changes something is finished even when the client hangs up; what only reads is dropped with it.
-        let task = self.works.spawn((route.run)(ask));
         let answered = match changes {
-            true => task.await,
-            false => AbortOnDrop(task).wait().await,
+            true => self.works.spawn(work).await.unwrap_or_else(|error| Err(Box::new(error.to_string()))),
+            false => work.await,
         };
         match answered {
             Ok(answered) => answered.map_err(plain),
-            Err(error) => {
+            Err(panic) => {
                 self.metrics.panicked();
-                tracing::error!(id = %line.request_id, operation = route.id, %error, "a handler panicked");
+                let text = panic.downcast_ref::<&str>().copied();
+                let error = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no words");
+                tracing::error!(id = %line.request_id, operation = route.id, error, "a handler panicked");
                 Err(plain(Problem::new(Code::Internal, "the server came upon a fault of its own")))
             }
         }
@@ -303,20 +306,6 @@ fn request_id(headers: &HeaderMap) -> String {
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
     });
     given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
-}
-
-struct AbortOnDrop(JoinHandle<Answered>);
-
-impl AbortOnDrop {
-    async fn wait(mut self) -> Result<Answered, tokio::task::JoinError> {
-        (&mut self.0).await
-    }
-}
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! Bytes of packs, by capability. Nothing here looks at a token, so that a plain HTTP cache may stand in front.
 
-use std::io::Read;
-
 use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
@@ -9,12 +7,12 @@ use bytes::Bytes;
 use serde::Deserialize;
 use slipway_api::{CAPABILITY_HEADER, Code, Problem};
 use slipway_chunk::PackId;
-use slipway_store::{SpaceId, StoreError};
+use slipway_store::{BlobReader, SpaceId, StoreError};
 
 use super::parts::seconds_now;
 use crate::http::answer::{self, Answered, header_set};
 use crate::http::ask::Ask;
-use crate::http::buffer::piece_read;
+use crate::http::buffer::{piece_read, piece_ready};
 use crate::http::failure::blocking;
 use crate::http::range::{Wanted, range_read};
 use crate::http::stream::{Pieces, body_of};
@@ -77,13 +75,18 @@ pub(crate) async fn blob_range(ask: Ask) -> Answered {
     let body = match ask.is_head() {
         true => Body::empty(),
         false => {
-            let (core, act) = (ask.site.core.clone(), "opening a pack");
-            let reader = blocking(act, move || match core.store.pack_reader(&space, &pack, from..from + part) {
-                Ok(reader) => Ok(reader),
-                Err(StoreError::NotFound { .. }) => Err(gone()),
-                Err(error) => Err(store_problem(act, error)),
-            })
-            .await?;
+            let (core, act, range) = (ask.site.core.clone(), "opening a pack", from..from + part);
+            let reader = match core.store.pack_reader_now(&space, &pack, range.clone()) {
+                Some(reader) => reader,
+                None => {
+                    blocking(act, move || match core.store.pack_reader(&space, &pack, range) {
+                        Ok(reader) => Ok(reader),
+                        Err(StoreError::NotFound { .. }) => Err(gone()),
+                        Err(error) => Err(store_problem(act, error)),
+                    })
+                    .await?
+                }
+            };
             body_of(PackPieces { reader, left: part }, "reading a pack")
         }
     };
@@ -100,7 +103,7 @@ pub(crate) async fn blob_range(ask: Ask) -> Answered {
 }
 
 struct PackPieces {
-    reader: Box<dyn Read + Send>,
+    reader: BlobReader,
     left: u64,
 }
 
@@ -116,5 +119,11 @@ impl Pieces for PackPieces {
         }
         self.left -= piece.len() as u64;
         Ok(Some(piece))
+    }
+
+    fn ready(&mut self) -> Option<Bytes> {
+        let piece = piece_ready(&mut self.reader, self.left)?;
+        self.left -= piece.len() as u64;
+        Some(piece)
     }
 }
