@@ -227,7 +227,9 @@ fn root_nfs_after_a_crash_at_every_point() {
         let left: Vec<String> =
             answers[0]["objects"].as_array().unwrap().iter().map(|object| format!("delete {}", object["id"])).collect();
         println!("{point}: {left:?} left");
-        assert!(drive(&guest, DEADLINE, &left).iter().all(|answer| answer["deleted"].is_number()));
+        if !left.is_empty() {
+            assert!(drive(&guest, DEADLINE, &left).iter().all(|answer| answer["deleted"].is_number()));
+        }
         census(&guest);
     }
 }
