@@ -1,10 +1,12 @@
-//! A Ceph cluster on this machine for one guest: a monitor and a store in memory, in the guest's private network, gone when it is dropped.
+//! A Ceph cluster on this machine for guests: a monitor and a store in memory, in their private network, gone when it is dropped.
 //! It speaks the first version of Ceph's protocol, which every kernel's client knows. Needs root.
 
+use crate::processor::process_processor;
 use crate::{GuestNet, LabError};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// The pool that is there from the start.
@@ -91,6 +93,11 @@ impl Ceph {
     pub fn user(&self, name: &str, caps: &[&str]) -> Result<String, LabError> {
         let name = format!("client.{name}");
         self.run("ceph", &[&["auth", "get-or-create-key", &name], caps].concat()).map(|key| key.trim().to_owned())
+    }
+
+    /// How long its servers have kept processors busy so far.
+    pub fn processor(&self) -> Duration {
+        self.servers.iter().map(|server| process_processor(server.id())).sum()
     }
 
     /// Takes its power away.

@@ -3,6 +3,7 @@
 use crate::LabError;
 use crate::channel::{Channel, Waited};
 use crate::kernel::Kernel;
+use crate::processor::group_processor;
 use crate::script::boot_make;
 use crate::spec::{GuestSpec, Root};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -155,6 +156,11 @@ impl Guest {
         self.child.id()
     }
 
+    /// How long it has kept processors busy so far: its kernel, and every process of it, each of which is one here.
+    pub fn processor(&self) -> Duration {
+        group_processor(self.child.id())
+    }
+
     /// Stops it as `poweroff -f` does: nothing is unmounted, file systems are not flushed.
     ///
     /// # Errors
@@ -295,7 +301,7 @@ fn kernel_command(spec: &GuestSpec, kernel: &Kernel, folder: &Path, share: &Path
     command.args(["con=null", "con0=null,fd:2", "ssl=null", "ssl0=fd:0,fd:1", "quiet", "panic=1"]);
     command.arg(format!("uml_dir={}", folder.display())).arg("umid=kernel");
     if let Some(net) = &spec.net {
-        command.arg(net.kernel_word());
+        command.arg(net.kernel_word(spec.seat));
     }
     command.args(&spec.kernel_words).env_clear();
     command.env("TMPDIR", memory_folder(spec, folder)).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");

@@ -3,7 +3,7 @@
 //!
 //! [`Guest::boot`] starts one from a [`GuestSpec`] and [`Guest::run`] runs shell lines in it, as root of the guest. What it sees is
 //! [`Root::Host`], this machine's files under an overlay that dies with the guest, or [`Root::Initramfs`], a few files that the test names.
-//! A [`GuestNet`] is a private network between the guest and this machine (needs root); without one the guest has only its loopback.
+//! A [`GuestNet`] is a private network between guests and this machine (needs root); without one a guest has only its loopback.
 //!
 //! [`Ceph`] is a cluster on this machine for the guest's client.
 //!
@@ -25,6 +25,7 @@ mod guest;
 mod kernel;
 mod net;
 mod packages;
+mod processor;
 mod script;
 mod spec;
 mod stall;
@@ -34,7 +35,7 @@ mod target;
 pub use ceph::Ceph;
 pub use error::LabError;
 pub use guest::{Guest, Job, Output};
-pub use net::GuestNet;
+pub use net::{GuestNet, Wire};
 pub use packages::{Base, packages_unpack};
 pub use spec::{GuestFile, GuestSpec, Root, Share};
 pub use stall::once_more;

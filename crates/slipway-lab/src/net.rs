@@ -1,5 +1,5 @@
-//! A network between a guest and this machine: a network namespace of its own with a tap device in it, so that tests run beside each
-//! other with the same addresses and nothing leaves. Needs root.
+//! A network between guests and this machine: a network namespace of its own with a tap device for each guest in it, so that tests run
+//! beside each other with the same addresses and nothing leaves. Needs root.
 
 use crate::LabError;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -16,25 +16,43 @@ use std::time::{Duration, Instant};
 
 /// This machine, as the guest sees it.
 const HOST_ADDRESS: &str = "10.99.0.1";
-/// The guest.
-pub(crate) const GUEST_ADDRESS: &str = "10.99.0.2";
-const TAP: &str = "tap0";
+/// What seats can have as addresses behind this machine's.
+const SEATS_MAX: u8 = 200;
 /// How long a connection waits for the socket that it is meant for.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Several taps meet in a bridge; one needs none.
 const SETUP: &str = "set -e
 ip link set lo up
-ip tuntap add @TAP@ mode tap
-ip addr add @HOST@/24 dev @TAP@
-ip link set @TAP@ up
+of=tap0
+if [ @SEATS@ -gt 1 ]; then ip link add lab0 type bridge; of=lab0; fi
+n=0
+while [ $n -lt @SEATS@ ]; do
+  ip tuntap add tap$n mode tap
+  [ $of = tap0 ] || ip link set tap$n master $of
+  ip link set tap$n up
+  n=$((n + 1))
+done
+ip addr add @HOST@/24 dev $of
+ip link set $of up
 echo ready
 read -r end || true";
 
-/// A private network for one guest. It lives as long as this value or a process in it.
+/// A private network for guests. It lives as long as this value or a process in it.
 #[derive(Debug)]
 pub struct GuestNet {
     namespace: File,
     forwards: Mutex<Vec<Forward>>,
+    seats: u8,
+}
+
+/// What has gone over a guest's place in a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wire {
+    /// Bytes that the guest got.
+    pub to_guest: u64,
+    /// Bytes that it sent.
+    pub from_guest: u64,
 }
 
 /// A port of this machine in the private network that leads to a unix socket outside of it.
@@ -45,12 +63,24 @@ struct Forward {
 }
 
 impl GuestNet {
-    /// Makes a network.
+    /// Makes a network for one guest.
     ///
     /// # Errors
     /// Without root, or where there is no `/dev/net/tun`.
     pub fn new() -> Result<Self, LabError> {
-        let script = SETUP.replace("@TAP@", TAP).replace("@HOST@", HOST_ADDRESS);
+        Self::with_seats(1)
+    }
+
+    /// Makes a network for several guests, each in a seat of its own, counted from 0: [`GuestSpec::seat`](crate::GuestSpec).
+    ///
+    /// # Errors
+    /// As [`GuestNet::new`]; and where the kernel has no bridges.
+    pub fn with_seats(seats: u8) -> Result<Self, LabError> {
+        let what = || format!("making a network namespace with {seats} tap devices");
+        if !(1..=SEATS_MAX).contains(&seats) {
+            return Err(LabError::Refused { what: what(), said: format!("a network has 1 to {SEATS_MAX}") });
+        }
+        let script = SETUP.replace("@SEATS@", &seats.to_string()).replace("@HOST@", HOST_ADDRESS);
         let mut child = Command::new("unshare")
             .args(["--net", "sh", "-c", &script])
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -70,9 +100,9 @@ impl GuestNet {
         let out = child.wait_with_output().map_err(LabError::io("waiting for", "unshare"))?;
         if line.trim() != "ready" {
             let said = String::from_utf8_lossy(&out.stderr).trim().to_owned();
-            return Err(LabError::Refused { what: "making a network namespace with a tap device".into(), said });
+            return Err(LabError::Refused { what: what(), said });
         }
-        Ok(Self { namespace: namespace?, forwards: Mutex::default() })
+        Ok(Self { namespace: namespace?, forwards: Mutex::default(), seats })
     }
 
     /// This machine's address in it, for servers that [`GuestNet::command`] starts and ports that [`GuestNet::forward`] opens.
@@ -80,9 +110,34 @@ impl GuestNet {
         HOST_ADDRESS
     }
 
-    /// The guest's address in it.
-    pub fn guest_address(&self) -> &'static str {
-        GUEST_ADDRESS
+    /// The address of the guest in a seat.
+    pub fn guest_address(&self, seat: u8) -> String {
+        format!("10.99.0.{}", 2 + seat)
+    }
+
+    /// How many guests it has room for.
+    pub fn seats(&self) -> u8 {
+        self.seats
+    }
+
+    /// What has gone over a seat so far, frame headers included.
+    ///
+    /// # Errors
+    /// When `ip` does not tell.
+    pub fn wire(&self, seat: u8) -> Result<Wire, LabError> {
+        let mut command = self.command(Path::new("ip"));
+        let out =
+            command.args(["-j", "-s", "link", "show", "dev", &format!("tap{seat}")]).stdin(Stdio::null()).output();
+        let out = out.map_err(LabError::io("starting", "ip"))?;
+        let links: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
+        let bytes = |way: &str| links[0]["stats64"][way]["bytes"].as_u64();
+        match (bytes("tx"), bytes("rx")) {
+            (Some(to_guest), Some(from_guest)) => Ok(Wire { to_guest, from_guest }),
+            _ => Err(LabError::Refused {
+                what: format!("counting what went over tap{seat}"),
+                said: String::from_utf8_lossy(&out.stderr).trim().to_owned(),
+            }),
+        }
     }
 
     /// A program that runs on this machine but in this network.
@@ -120,8 +175,9 @@ impl GuestNet {
 
     /// What makes a guest's kernel use it. Without `gro` its driver drops the large frames that this machine's kernel hands a tap
     /// device, and all of TCP crawls on retries.
-    pub(crate) fn kernel_word(&self) -> String {
-        format!("vec0:transport=tap,ifname={TAP},gro=1")
+    pub(crate) fn kernel_word(&self, seat: u8) -> String {
+        // Left to itself, it takes a random address, and two guests might take the same.
+        format!("vec0:transport=tap,ifname=tap{seat},gro=1,mac=02:00:0a:63:00:{:02x}", 2 + seat)
     }
 }
 

@@ -58,8 +58,8 @@ pub(crate) fn boot_make(spec: &GuestSpec, kernel: &Kernel, folder: &Path) -> Res
         }
     };
     init.push_str("hostname guest\nip link set lo up\n");
-    if spec.net.is_some() {
-        let _ = writeln!(init, "ip addr add {}/24 dev vec0\nip link set vec0 up", crate::net::GUEST_ADDRESS);
+    if let Some(net) = &spec.net {
+        let _ = writeln!(init, "ip addr add {}/24 dev vec0\nip link set vec0 up", net.guest_address(spec.seat));
     }
     share_mount(&mut init, &Share { host: folder.into(), guest: LAB.into(), writable: true });
     for share in &spec.shares {

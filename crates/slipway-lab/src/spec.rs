@@ -20,6 +20,8 @@ pub struct GuestSpec {
     pub layers: Vec<PathBuf>,
     /// Its network beyond loopback.
     pub net: Option<Arc<GuestNet>>,
+    /// Its place in that, below [`GuestNet::seats`]; no two guests at a time have the same.
+    pub seat: u8,
     /// More words for its kernel.
     pub kernel_words: Vec<String>,
     /// Shell lines that its init runs before it is ready; the first that fails stops the boot.
@@ -84,6 +86,7 @@ impl GuestSpec {
             shares: Vec::new(),
             layers: Vec::new(),
             net: None,
+            seat: 0,
             kernel_words: Vec::new(),
             setup: String::new(),
             init: None,
@@ -97,9 +100,15 @@ impl GuestSpec {
         self
     }
 
-    /// The same on a network.
-    pub fn with_net(mut self, net: &Arc<GuestNet>) -> Self {
+    /// The same on a network, in its first seat.
+    pub fn with_net(self, net: &Arc<GuestNet>) -> Self {
+        self.with_seat(net, 0)
+    }
+
+    /// The same on a network, in this seat.
+    pub fn with_seat(mut self, net: &Arc<GuestNet>, seat: u8) -> Self {
         self.net = Some(net.clone());
+        self.seat = seat;
         self
     }
 

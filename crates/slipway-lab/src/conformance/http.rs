@@ -97,6 +97,14 @@ impl Client {
         }
     }
 
+    /// Asks below the API's base path and gives status and body, for who measures a service.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), String> {
+        self.ask(method, path, body).map(|answer| (answer.status, answer.json()))
+    }
+
     /// Asks below the API's base path, with a body in JSON if there is one.
     pub(super) fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, String> {
         let text = body.map(|body| body.to_string().into_bytes());
