@@ -216,7 +216,9 @@ fn programs_build() -> Result<()> {
     run(cargo().args(build).args(["--package", "slipway-cli", "--package", "slipway-agent"]))?;
     // Ways into one crate that no program has.
     run(cargo().args(build).args(["--package", "slipway-store", "--example", "ingest"]))?;
-    run(cargo().args(build).args(["--package", "slipway-format", "--example", "convert"]))
+    run(cargo().args(build).args(["--package", "slipway-format", "--example", "convert"]))?;
+    // What is measured in guests.
+    run(cargo().args(build).args(["--package", "slipway-node", "--example", "guests"]))
 }
 
 fn measures_choose(names: &[String]) -> Result<Vec<&'static Measure>> {

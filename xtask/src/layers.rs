@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "slipway-cli",
         &["slipway-chunk", "slipway-api", "slipway-transfer", "slipway-disk", "slipway-format", "slipway-server"],
     ),
-    // In nobody's list: only tests may use it, and they are not asked.
+    // In nobody's list: only tests and examples (which measure) may use it, and they are not asked.
     ("slipway-lab", &[]),
     ("xtask", &[]),
 ];

@@ -14,6 +14,8 @@ pub(super) struct Found {
     pub(super) lines: Vec<Line>,
     /// Single figures and goals.
     pub(super) rows: Vec<Row>,
+    /// Figures that are neither.
+    pub(super) tables: Vec<Table>,
     /// What the figures do not say by themselves.
     pub(super) notes: Vec<String>,
     pub(super) plots: Vec<Plot>,
@@ -23,6 +25,14 @@ impl From<Vec<Row>> for Found {
     fn from(rows: Vec<Row>) -> Self {
         Self { rows, ..Self::default() }
     }
+}
+
+/// Figures of a shape of their own, below what they are about.
+#[derive(Serialize)]
+pub(super) struct Table {
+    pub(super) about: String,
+    pub(super) head: Vec<&'static str>,
+    pub(super) rows: Vec<Vec<String>>,
 }
 
 /// What one program took for one step, or why there is no figure.
@@ -208,12 +218,12 @@ fn lines_cells(lines: &[Line]) -> Vec<[String; 11]> {
     cells
 }
 
-fn markdown<const N: usize>(head: &[&str; N], rows: &[[String; N]]) -> String {
-    let mut lines = vec![head.map(str::to_owned)];
-    lines.extend(rows.iter().cloned());
+fn markdown(head: &[&str], rows: &[impl AsRef<[String]>]) -> String {
+    let mut lines: Vec<Vec<String>> = vec![head.iter().map(|word| (*word).to_owned()).collect()];
+    lines.extend(rows.iter().map(|row| row.as_ref().to_vec()));
     let width = |n: usize| lines.iter().map(|line| line[n].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let line = |cells: &[String; N]| {
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: &[String]| {
         let padded: Vec<_> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         format!("| {} |\n", padded.join(" | "))
     };
@@ -291,6 +301,9 @@ impl Report {
         if !self.found.rows.is_empty() {
             text += &markdown(&HEAD, &self.found.rows.iter().map(Row::cells).collect::<Vec<_>>());
             text += "\n";
+        }
+        for table in &self.found.tables {
+            text += &format!("{}\n\n{}\n", table.about, markdown(&table.head, &table.rows));
         }
         for plot in &self.found.plots {
             text += &format!("![{}](benchmarks/{}.svg)\n\n", plot.title, plot.name);

@@ -1,5 +1,6 @@
 //! The node service: how long containers take to begin and to end, how many at once, what stays, what it costs; beside runc and unshare.
 
+mod guests;
 mod http;
 mod service;
 
@@ -19,16 +20,25 @@ use std::time::{Duration, Instant};
 
 pub(super) const MEASURE: Measure = Measure {
     name: "node",
-    brief: "containers of the node service, beside runc and unshare",
-    minutes: 4.0,
-    about: "The node service on this kernel: a container on loop + squashfs + overlay, beside runc and unshare with the same files. Needs root.",
+    brief: "containers of the node service, beside runc and crun; one image to several nodes",
+    minutes: 11.0,
+    about: "The node service: a container on loop + squashfs + overlay, on this kernel beside runc and unshare, and in a guest (user-mode Linux) with control groups of version 2 beside \
+            crun, with the same files; and one image to several guests at once. runc and unshare find the files unpacked; what crun finds is said in each row. Needs root.",
     tools: &[
         tool("mksquashfs", "squashfs-tools"),
         tool("busybox", "busybox-static"),
         tool("runc", "runc"),
+        tool("crun", "crun"),
         tool("unshare", "util-linux"),
+        tool("setpriv", "util-linux"),
+        tool("linux.uml", "user-mode-linux"),
+        tool("modprobe", "kmod"),
+        tool("ip", "iproute2"),
+        tool("ceph-mon", "ceph-mon"),
+        tool("ceph-osd", "ceph-osd"),
+        tool("ceph", "ceph-common"),
     ],
-    needs: "root, loop devices, overlay, control groups",
+    needs: "root, loop devices, overlay, bridges and taps, control groups",
     run: measure,
 };
 
@@ -38,6 +48,8 @@ const COOPERATIVE: &str = "/bin/sh -c \"trap 'exit 0' TERM; while true; do sleep
 struct Lab {
     folder: PathBuf,
     image: PathBuf,
+    /// The same programs without data, for guests.
+    small: PathBuf,
     bundle: PathBuf,
     quick: bool,
 }
@@ -45,14 +57,47 @@ struct Lab {
 fn measure(stage: &Stage) -> Result<Found> {
     ensure!(rustix::process::geteuid().is_root(), "the node service needs root");
     let lab = Lab::new(stage)?;
-    let mut service = Service::start(&lab.folder)?;
+    // Guests have sockets here, whose paths must be short.
+    let temporary =
+        tempfile::Builder::new().prefix("slipway-bench.").tempdir().context("making a folder for guests")?;
+    everything(&lab, temporary.path())
+}
+
+fn everything(lab: &Lab, temporary: &Path) -> Result<Found> {
+    let mut found = {
+        let mut service = Service::start(&lab.folder)?;
+        on_this_kernel(lab, &mut service)?
+    };
+    let mut failed = 0;
+    match guests::beside(lab, temporary) {
+        Ok(rows) => found.rows.extend(rows),
+        Err(why) => {
+            failed += 1;
+            found.notes.push(format!("No figures beside crun: {why:#}"));
+        }
+    }
+    match guests::several(lab, temporary) {
+        Ok(table) => found.tables.push(table),
+        Err(why) => {
+            failed += 1;
+            found.notes.push(format!("No figures of one image to several guests: {why:#}"));
+        }
+    }
+    if failed > 0 {
+        found.rows.push(Row::new("measures in guests that failed", "", f64::from(failed)).most(0.0));
+    }
+    Ok(found)
+}
+
+fn on_this_kernel(lab: &Lab, service: &mut Service) -> Result<Found> {
     let mut rows = vec![Row::new("service memory, idle", "MB", service.memory()?).most(16.0)];
-    rows.extend(begin_and_end(&lab, &service)?);
-    rows.extend(at_once(&lab, &service)?);
-    rows.extend(cycles(&lab, &service)?);
-    rows.extend(reading(&lab, &service)?);
-    rows.extend(busy(&lab, &service)?);
-    rows.extend(hundred(&lab, &mut service)?);
+    rows.extend(begin_and_end(lab, service)?);
+    rows.extend(at_once(lab, service)?);
+    rows.extend(cycles(lab, service)?);
+    rows.extend(reading(lab, service)?);
+    rows.extend(busy(lab, service)?);
+    rows.extend(hundred(lab, service)?);
+    service.clean_wait(Duration::from_secs(5));
     let left = service.left();
     rows.push(Row::new("left over at the end", "things", left.len() as f64).most(0.0));
     let notes = left.into_iter().map(|what| format!("left over: {what}")).collect();
@@ -72,6 +117,8 @@ impl Lab {
         for name in ["sh", "true", "sleep", "dd", "cat"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(name))?;
         }
+        let small = folder.join("small.squashfs");
+        read(Command::new("mksquashfs").arg(&root).arg(&small).args(["-quiet", "-no-progress"]))?;
         // Something to read, which compresses as programs do.
         let mut data = Vec::new();
         let busybox = fs::read("/bin/busybox")?;
@@ -82,7 +129,7 @@ impl Lab {
         let image = folder.join("image.squashfs");
         read(Command::new("mksquashfs").arg(&root).arg(&image).args(["-quiet", "-no-progress"]))?;
         fs::write(bundle.join("config.json"), runc_config().to_string())?;
-        Ok(Self { folder, image, bundle, quick: stage.quick })
+        Ok(Self { folder, image, small, bundle, quick: stage.quick })
     }
 
     fn times(&self, full: usize) -> usize {
@@ -225,6 +272,15 @@ fn cycles(lab: &Lab, service: &Service) -> Result<Vec<Row>> {
     ])
 }
 
+/// Unmounted when it is dropped.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 /// Through overlay and image, beside the image mounted alone.
 fn reading(lab: &Lab, service: &Service) -> Result<Vec<Row>> {
     let made = service.ok("POST", "/mount", Some(&lab.container("", "")["mount"]))?;
@@ -232,6 +288,7 @@ fn reading(lab: &Lab, service: &Service) -> Result<Vec<Row>> {
     let at = lab.folder.join("plain");
     fs::create_dir_all(&at)?;
     program_run(Command::new("mount").args(["-t", "squashfs", "-o", "ro,loop"]).arg(&lab.image).arg(&at))?;
+    let mounted = Mounted(at.clone());
     let plain = at.join("data");
     let mib = fs::metadata(&plain)?.len() as f64 / f64::from(1 << 20);
     let rate = |path: &Path| -> Result<f64> {
@@ -245,7 +302,7 @@ fn reading(lab: &Lab, service: &Service) -> Result<Vec<Row>> {
         through.push(rate(&ours)?);
         alone.push(rate(&plain)?);
     }
-    program_run(Command::new("umount").arg(&at))?;
+    drop(mounted);
     service.ok("DELETE", &format!("/mount?id={}", made["id"]), None)?;
     let (through, alone) = (median(through), median(alone));
     Ok(vec![
@@ -259,7 +316,8 @@ fn reading(lab: &Lab, service: &Service) -> Result<Vec<Row>> {
 fn busy(lab: &Lab, service: &Service) -> Result<Vec<Row>> {
     let made = service.ok("POST", "/container", Some(&lab.container("busy", COOPERATIVE)))?;
     let at = made["mount"]["mountpoint"].as_str().context("a container without a mountpoint")?;
-    let mut holder = Command::new("sleep").arg("1000").current_dir(at).spawn()?;
+    // Ends with us, however that is.
+    let mut holder = Command::new("setpriv").args(["--pdeathsig", "KILL", "sleep", "1000"]).current_dir(at).spawn()?;
     let seconds = if lab.quick { 10.0 } else { 60.0 };
     let (lines, cpu) = (service.log().lines().count(), so_far(service.pid())?.cpu);
     service.ok("DELETE", "/container?name=busy&force=true", None)?;
@@ -267,10 +325,7 @@ fn busy(lab: &Lab, service: &Service) -> Result<Vec<Row>> {
     let (lines, cpu) = (service.log().lines().count() - lines, so_far(service.pid())?.cpu - cpu);
     holder.kill()?;
     holder.wait()?;
-    let until = Instant::now() + Duration::from_secs(40);
-    while !service.left().is_empty() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    service.clean_wait(Duration::from_secs(40));
     let what = format!("a mount busy for {seconds:.0} s");
     Ok(vec![
         Row::new(format!("{what}: processor"), "%", cpu / seconds * 100.0).goal("< 1 %", cpu / seconds < 0.01),

@@ -82,21 +82,28 @@ impl Service {
         mounts.chain(loops).chain(containers).collect()
     }
 
-    /// Deletes all there are, and waits until the kernel has nothing of them.
-    fn containers_delete(&self) -> Result<()> {
-        let all = self.ok("GET", "/container", None)?;
-        for one in all.as_array().into_iter().flatten() {
-            self.ok(
-                "DELETE",
-                &format!("/container?name={}&force=true", one["name"].as_str().unwrap_or_default()),
-                None,
-            )?;
-        }
-        let until = Instant::now() + Duration::from_secs(20);
+    /// Waits until nothing is left, at most so long.
+    pub(super) fn clean_wait(&self, limit: Duration) {
+        let until = Instant::now() + limit;
         while !self.left().is_empty() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(())
+    }
+
+    /// Deletes all that it has.
+    fn clear(&self) -> Result<()> {
+        for (kind, force) in [("container", "&force=true"), ("mount", ""), ("attach", "")] {
+            let all = self.ok("GET", &format!("/{kind}"), None)?;
+            for one in all.as_array().into_iter().flatten() {
+                // What belongs to another one has gone with it.
+                let _ = self.ok("DELETE", &format!("/{kind}?id={}{force}", one["id"]), None);
+            }
+        }
+        self.clean_wait(Duration::from_secs(30));
+        match self.left() {
+            left if left.is_empty() => Ok(()),
+            left => bail!("left over: {}", left.join("\n")),
+        }
     }
 
     /// Resident memory now, in MB.
@@ -125,7 +132,9 @@ impl Service {
 
 fn program_start(folder: &Path) -> Result<Child> {
     let log = fs::File::options().create(true).append(true).open(folder.join("node.log"))?;
-    let mut command = Command::new(top().join("target/release/slipway-agent"));
+    // Ends with us, however that is.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(top().join("target/release/slipway-agent"));
     command.arg("serve").arg("--socket").arg(folder.join("node.sock")).args(["--run-dir", RUN]);
     command.arg("--state-dir").arg(folder.join("state"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().context("starting slipway-agent serve")
@@ -134,8 +143,10 @@ fn program_start(folder: &Path) -> Result<Child> {
 impl Drop for Service {
     fn drop(&mut self) {
         // A measure that failed leaves containers, which outlive a service.
-        if !self.left().is_empty() {
-            let _ = self.kill_and_start().and_then(|_| self.containers_delete());
+        if !self.left().is_empty()
+            && let Err(why) = self.kill_and_start().and_then(|_| self.clear())
+        {
+            eprintln!("the node service of the measure: {why:#}");
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
