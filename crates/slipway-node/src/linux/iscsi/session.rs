@@ -122,7 +122,12 @@ impl Session {
             );
             return Err(DriverError::other("scan", text));
         }
-        let found = || self.disk(lun).filter(|disk| Path::new("/dev").join(disk).exists());
+        // The kernel makes the device file first and the queue, which is set next, last.
+        let is_whole = |disk: &String| {
+            Path::new("/dev").join(disk).exists()
+                && Path::new("/sys/block").join(disk).join("queue/rotational").exists()
+        };
+        let found = || self.disk(lun).filter(is_whole);
         if wait((Instant::now() + DISK_WAIT).min(until), || found().is_some())
             && let Some(disk) = found()
         {
