@@ -110,13 +110,13 @@ fn about(found: &Value, rounds: &str) -> String {
     let image = &found["image"];
     let mb = |name: &str| short(image[name].as_f64().unwrap_or(f64::NAN) / 1e6);
     format!(
-        "**One image to several nodes at once.** A Debian 12 root with systemd ({files} files, {bytes} MB; as squashfs {packed} MB) is on a server, and each of 1, 2 or 4 guests \
+        "**One image to several nodes at once.** A Debian 12 root with systemd ({files} files, {bytes} MB; as squashfs {packed} MB) is on a server, and each of one, two or more guests \
          (user-mode Linux with {memory} MB of memory, one processor each, on the cores of this machine) gets the same request at the same moment: a container on an overlay in memory on the image, over NFS as a tree, \
          over NFS as a file behind a loop device, or as a block device over iSCSI or RBD. Its init reads {read_files} of the image's files ({read} MB), compares their sum, and ends; a wrong byte would end the measure. \
          NFS 4.2 and iSCSI are served from memory by the kernel (nfsd, LIO) of one more guest, RBD by a Ceph of one monitor and one store in memory, which runs on this machine itself and so pays less for each call: \
          its processor seconds do not compare with the others'. *On the wire* is all that passed the guests' network devices, both ways, from the requests until the last init had ended; \
          *server* and *guest* CPU are what the processes of the guests, or Ceph's, took. Times begin with the request: until it was answered, which is when the init had been executed, \
-         and until the init had ended. Each guest begins with nothing of the image in its memory, and everything is removed after each round; servers are warm. Medians of {rounds} rounds; the slowest is that of all rounds.",
+         and until the init had ended. Each guest begins with nothing of the image in its memory, and everything is removed after each round; servers are warm. Rounds of each row: {rounds}; the figures are medians, the slowest is that of all.",
         files = image["files"],
         bytes = mb("bytes"),
         packed = mb("image_bytes"),
