@@ -1,10 +1,10 @@
-/// Bounds of a flash. The defaults keep it within about 64 MiB, whatever the size of image and target; beyond a bound data is
+/// Bounds of a flash. The defaults keep it within about 60 MB, whatever the size of image and target; beyond a bound data is
 /// fetched instead of found on the target, and nothing ever fails for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {
     /// Chunks of the target that are remembered to be found elsewhere; 16 bytes each.
     pub index: usize,
-    /// Chunks that are copied within the target; about 90 bytes each.
+    /// Chunks that are copied within the target; about 120 bytes each.
     pub moves: usize,
     /// Bytes that are held while the place they came from is overwritten.
     pub held: u64,

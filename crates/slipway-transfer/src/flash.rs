@@ -65,7 +65,7 @@ pub struct Flashed {
 
 /// Makes `target` hold the version: reads it once and compares, copies what lies elsewhere on it, fetches what is missing, writes only
 /// differing blocks, makes holes zero, flushes, reads back what was written, and writes the guarded ranges last. When it fails or is
-/// cancelled the target is untouched or cannot boot; the same flash again goes on where it was. Memory is at most about 64 MiB
+/// cancelled the target is untouched or cannot boot; the same flash again goes on where it was. Memory is at most about 60 MB
 /// with the default [`Caps`].
 ///
 /// # Errors

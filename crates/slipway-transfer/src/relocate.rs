@@ -42,7 +42,9 @@ impl Flash {
             true => Vec::new(),
             false => self.moves_plan(&compared)?,
         };
-        let Compared { mut marks, lacking, matched, unzero, .. } = compared;
+        let Compared { mut marks, lacking, matched, unzero, index, .. } = compared;
+        // What is done with the moves takes as much memory again.
+        drop(index);
         let ops = moves_order(&moves, self.options.caps.held);
         let copied = |op: &Op| match op {
             Op::Copy(n) => u64::from(moves[*n as usize].len),

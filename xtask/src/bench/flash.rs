@@ -330,7 +330,7 @@ fn delta(stage: &Stage, unit_cpu: Option<f64>, found: &mut Found) -> Result<()> 
         Row::new("G6 fetched", "MB", said.fetched_bytes as f64 / 1e6).most_full(stage.quick, 80.0),
         Row::new("G6 processor", "s", ours.cpu).times("zstd -3 -T2 of v1", unit_cpu, 0.26).most_or(stage.quick, 2.0),
         Row::new("G6 wall", "s", ours.wall).times(READ_AND_WRITE, floor, 1.3),
-        Row::new("G6 memory", "MB", ours.peak_mb),
+        Row::new("G6 memory", "MB", ours.peak_mb).most(48.0),
     ]);
     found.lines.extend(lines);
     Ok(())
@@ -361,7 +361,7 @@ fn moved(stage: &Stage, found: &mut Found) -> Result<()> {
         Row::new("of it, chunks whose old place was gone", "MB", (fetched - added).max(0.0)),
         Row::new("copied within the disk", "MB", said.moved_bytes as f64 / 1e6),
         Row::new("G7 requests", "", said.requests as f64),
-        Row::new("G7 memory", "MB", ours.peak_mb).most(64.0),
+        Row::new("G7 memory", "MB", ours.peak_mb).most(48.0),
     ]);
     found.lines.extend(lines);
     Ok(())
