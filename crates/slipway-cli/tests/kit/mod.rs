@@ -14,6 +14,7 @@ pub mod s3;
 pub mod samples;
 pub mod server;
 pub mod view;
+pub mod writes;
 
 use std::path::{Path, PathBuf};
 
