@@ -11,5 +11,6 @@ pub(crate) mod secret;
 pub(crate) mod show;
 pub(crate) mod sieve;
 pub(crate) mod source;
+pub(crate) mod strict;
 pub(crate) mod terminal;
 pub(crate) mod variables;

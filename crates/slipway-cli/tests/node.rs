@@ -15,6 +15,7 @@ mod terminal;
 
 use house::Place;
 use place::{Node, image};
+use std::io::{BufRead, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
 /// No service, or one that does not let us in: said at once, with what to do.
@@ -444,4 +445,78 @@ fn root_a_file_is_applied() {
     assert!(ran.code == 1 && ran.err.contains("slipway node logs x"), "{} {}", ran.code, ran.err);
     node.run(&["rm", "x"]).expect(0);
     node.empty_wait();
+}
+
+/// A server that takes a connection and says nothing holds a step; when the command is asked to end meanwhile, it takes back what it has made.
+#[test]
+#[ignore = "needs root"]
+fn root_an_apply_that_is_interrupted_leaves_nothing() {
+    let node = Node::start();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let text = format!(
+        "kind: bind\nbind: {{path: /etc, ro: true}}\n---\nkind: nfs\nnfs: {{host: 127.0.0.1, path: /x, options: [port={port}]}}\n"
+    );
+    let file = node.place.file("two.yaml", text.as_bytes());
+    for (signal, left) in [("INT", 0), ("TERM", 0), ("KILL", 1)] {
+        let mut command = node.command(&["apply", "-f", &file]);
+        let mut child =
+            command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let (held, _) = silent.accept().unwrap();
+        house::signal_send(child.id(), signal);
+        let mut said = String::new();
+        let mut lines = std::io::BufReader::new(child.stderr.take().unwrap());
+        if left == 0 {
+            lines.read_line(&mut said).unwrap();
+            assert!(said.contains("Ending after this step"), "{signal}: {said}");
+        }
+        drop(held);
+        lines.read_to_string(&mut said).unwrap();
+        assert!(!child.wait().unwrap().success(), "{signal}: {said}");
+        assert!(left > 0 || said.contains("everything is as it was before"), "{signal}: {said}");
+        node.wait(|| node.run(&["ls", "-o", "json"]).expect(0).json().as_array().unwrap().len() == left);
+    }
+    // What the killed one has made is found by the next.
+    std::fs::write(&file, "kind: bind\nbind: {path: /etc, ro: true}\n").unwrap();
+    let rows = node.run(&["apply", "-f", &file, "-o", "json"]).expect(0).json();
+    assert_eq!(rows[0]["result"], "unchanged", "{rows}");
+    node.run(&["rm", &rows[0]["id"].to_string()]).expect(0);
+    node.empty_wait();
+}
+
+/// What a download may take is asked for by options, and told by their names.
+#[test]
+#[ignore = "needs root"]
+fn root_limits_of_a_download_reach_the_node() {
+    let node = Node::start();
+    let folder = node.place.path("packed");
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["one", "two"] {
+        std::fs::write(folder.join(name), name).unwrap();
+    }
+    let packed = std::process::Command::new("tar").arg("-cC").arg(&folder).args(["one", "two"]).output().unwrap();
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = |listener: &std::net::TcpListener| format!("http://{}/x.tar", listener.local_addr().unwrap());
+    let (good, bad) = (at(&server), at(&silent));
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            let mut stream = stream.unwrap();
+            let mut asked = std::io::BufReader::new(stream.try_clone().unwrap()).lines();
+            while asked.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", packed.stdout.len()).unwrap();
+            stream.write_all(&packed.stdout).unwrap();
+        }
+    });
+    let made = node.run(&["mount", "uri", &good, "--entries-limit", "2", "--timeout", "1m"]).expect(0);
+    node.run(&["rm", made.text().trim()]).expect(0);
+    let ran = node.run(&["mount", "uri", &good, "--entries-limit", "1"]).expect(2);
+    assert!(ran.err.contains("uri.entries_limit"), "{}", ran.err);
+    let ran = node.run(&["mount", "uri", &bad, "--timeout", "1s"]).expect(1);
+    assert!(ran.err.contains("uri.timeout"), "{}", ran.err);
+    drop(silent);
+    // Who did not answer is named.
+    let ran = node.run(&["mount", "uri", &bad]).expect(1);
+    assert!(ran.err.contains(&bad["http://".len()..bad.len() - "/x.tar".len()]), "{}", ran.err);
+    node.gone_wait();
 }

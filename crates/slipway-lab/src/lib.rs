@@ -40,4 +40,4 @@ pub use packages::{Base, packages_unpack};
 pub use spec::{GuestFile, GuestSpec, Root, Share};
 pub use stall::once_more;
 pub use systemd::{SYSTEMD_ROOT, SYSTEMD_UP, systemd_share, with_systemd};
-pub use target::{ISCSI_TARGET_MODULES, iscsi_target};
+pub use target::{ISCSI_TARGET_MODULES, iscsi_target, iscsi_target_of};

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -173,6 +173,27 @@ impl GuestNet {
         Ok(port)
     }
 
+    /// Makes a unix socket on this machine that leads to a TCP port of the guest, until the test's process ends.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn reach(&self, port: u16, socket: &Path) -> Result<(), LabError> {
+        let namespace = self.namespace.try_clone().map_err(LabError::io("keeping", "the network namespace"))?;
+        let listener = UnixListener::bind(socket).map_err(LabError::io("making", socket.display().to_string()))?;
+        let (tell, entered) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let _ = tell.send(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)));
+            while let Ok((unix, _)) = listener.accept() {
+                // Who finds nobody there sees the connection closed.
+                if let Ok(tcp) = TcpStream::connect((GUEST_ADDRESS, port)) {
+                    std::thread::spawn(move || join(tcp, unix));
+                }
+            }
+        });
+        let entered = entered.recv().map_err(std::io::Error::other).and_then(|entered| Ok(entered?));
+        entered.map_err(LabError::io("entering", "the network namespace"))
+    }
+
     /// What makes a guest's kernel use it. Without `gro` its driver drops the large frames that this machine's kernel hands a tap
     /// device, and all of TCP crawls on retries.
     pub(crate) fn kernel_word(&self, seat: u8) -> String {
@@ -208,6 +229,11 @@ fn forward_join(tcp: TcpStream, socket: &Path) {
             Err(_) => return,
         }
     };
+    join(tcp, unix);
+}
+
+/// Hands on what either side says, and its end.
+fn join(tcp: TcpStream, unix: UnixStream) {
     let _ = tcp.set_nodelay(true);
     if let (Ok(tcp2), Ok(unix2)) = (tcp.try_clone(), unix.try_clone()) {
         std::thread::spawn(move || pump(tcp, unix, |unix| unix.shutdown(Shutdown::Write)));

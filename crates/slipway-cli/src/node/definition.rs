@@ -1,9 +1,9 @@
 //! Files of definitions: attachments, mounts and containers in the API's own shape, as YAML or JSON.
 
+use super::strict::typed;
 use super::variables::Variables;
 use crate::failure::Failure;
 use crate::near::nearest;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use slipway_api::node::{Attach, AttachKind, Container, ContainerState, Mount, MountKind};
 
@@ -45,8 +45,9 @@ pub(crate) fn read(name: &str, text: &str, json: bool, variables: &mut Variables
     }
     let missing = variables.missing();
     if let Some(first) = missing.first() {
+        let options: Vec<String> = missing.iter().map(|name| format!("--set {name}=VALUE")).collect();
         return Err(Failure::usage(format!("reading {name}: {} not set", list(&missing)))
-            .next(format!("add --set {first}=VALUE, or --set-file {first}=FILE for a secret")));
+            .next(format!("add {}, or --set-file {first}=FILE for a secret", options.join(" "))));
     }
     if let Some(first) = variables.unused().first() {
         return Err(Failure::usage(format!("reading {name}: it has no ${{{first}}}"))
@@ -93,7 +94,8 @@ fn documents(text: &str, json: bool) -> Result<Vec<Value>, Wrong> {
 }
 
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+    let line = text.lines().next().unwrap_or_default();
+    line.replace("recursive references require weak recursion types", "an alias (*) stands in what it is the name of")
 }
 
 fn definition(value: Value, at: usize) -> Result<Placed, Wrong> {
@@ -129,22 +131,6 @@ fn definition(value: Value, at: usize) -> Result<Placed, Wrong> {
         Some(near) => format!("kind '{kind}' is not known; did you mean '{near}'?"),
         None => format!("kind '{kind}' is not known; there are {}", known.join(", ")),
     })
-}
-
-/// The value as its type. A field that the type does not have is refused: the service would ignore it, and a mistyped name with it.
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Wrong> {
-    let mut ignored = Vec::new();
-    let mut track = serde_path_to_error::Track::new();
-    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
-    let read = serde_ignored::deserialize(deserializer, |path| ignored.push(path.to_string().replace(".?", "")));
-    let read: T = read.map_err(|why| match track.path().to_string() {
-        path if path == "." => why.to_string(),
-        path => format!("{path}: {why}"),
-    })?;
-    match ignored.first() {
-        Some(field) => Err(format!("there is no field '{field}'")),
-        None => Ok(read),
-    }
 }
 
 fn must(at: &str, fields: &[(&str, bool)]) -> Result<(), Wrong> {
@@ -327,6 +313,13 @@ mod tests {
         }
     }
 
+    /// A list of ten to the power of nine items in ten lines.
+    fn growing() -> String {
+        let list = |of: &str| vec![of; 10].join(", ");
+        let lines = (1..10).map(|at| format!("- &l{at} [{}]\n", list(&format!("*l{}", at - 1))));
+        format!("- &l0 [{}]\n", list("x")) + &lines.collect::<String>()
+    }
+
     #[test]
     fn definitions_are_read_or_named() {
         let bind = "kind: bind\nbind: {path: /}\n";
@@ -346,7 +339,16 @@ mod tests {
             ("kind: nfs\nnfs: {host: h}\n", "nfs.path is missing"),
             ("kind: nfs\n", "nfs is missing, the description of its kind"),
             ("kind: nfs\nnfs: {host: h, path: /p}\nbind: {path: /}\n", "bind does not belong to kind nfs"),
-            ("kind: nfs\nnfs: {host: h, paht: /p}\n", "there is no field 'nfs.paht'"),
+            ("kind: nfs\nnfs: {host: h, paht: /p}\n", "nfs: there is no field 'paht'; did you mean 'path'?"),
+            (
+                "name: a\ncommand: /x\nmount: {kind: overlay, overlay: {lower: [{kind: bind, bind: {path: /, readonly: true}}]}}\n",
+                "mount.overlay.lower[0].bind: there is no field 'readonly'; there are path, base, mount, recursive, ro",
+            ),
+            (
+                "name: a\ncommand: /x\nmount: {id: 3}\nresources: {memory: 512M}\n",
+                "resources.memory: invalid type: string \"512M\", expected a number of bytes",
+            ),
+            ("name: a\ncomand: /x\nmount: {id: 3}\n", "there is no field 'comand'; did you mean 'command'?"),
             (
                 "kind: bind\nbind: {path: /, recursive: perhaps}\n",
                 "bind.recursive: invalid type: string \"perhaps\", expected a boolean",
@@ -383,6 +385,11 @@ mod tests {
         ] {
             assert_eq!(said(text), wanted, "{text}");
         }
+        // What holds itself has no end, and what grows by being named again and again is not let grow.
+        let cycle = said("&a\nkind: overlay\noverlay: {lower: [*a]}\n");
+        assert!(cycle.starts_with("an alias (*) stands in what it is the name of at line 3"), "{cycle}");
+        let grown = said(&growing());
+        assert!(!grown.contains("definition") && grown.len() < 200, "{grown}");
         assert!(said("a: [").contains("line 1"), "{}", said("a: ["));
         assert!(said("{\"a\":").contains("line 1"), "{}", said("{\"a\":"));
     }

@@ -23,19 +23,30 @@ impl From<NodeError> for Failure {
     }
 }
 
+/// What the ImageAPI says of most that is wrong with a request.
+const VAGUE: &str = "invalid data type";
+/// Steps that a server elsewhere has to do its part in.
+const REMOTE: &[&str] = &["connect", "rpc", "login"];
+
 /// What and next. The words of the ImageAPI for what is missing or taken say little; the reason is in the hint then.
 fn refused(act: &str, what: String, status: u16, problem: &NodeProblem) -> (String, String) {
     if !problem.holders.is_empty() {
         return (format!("{what} (kept by {})", holders(&problem.holders)), holder_next(&problem.holders));
     }
     match &problem.hint {
-        Some(hint) if matches!(status, 404 | 409) && problem.error.is_none() => match hint.split_once("; ") {
-            Some((reason, next)) => (format!("{act}: {reason}"), next.to_owned()),
-            None => (format!("{act}: {hint}"), usual_next(status).to_owned()),
-        },
+        Some(hint) if problem.error.is_none() && (matches!(status, 404 | 409) || problem.message == VAGUE) => {
+            match hint.split_once("; ") {
+                Some((reason, next)) => (format!("{act}: {reason}"), next.to_owned()),
+                None => (format!("{act}: {hint}"), usual_next(status).to_owned()),
+            }
+        }
         // Said to programs; people have options for it.
         Some(hint) if hint.contains("Authorization:") => (what, usual_next(status).to_owned()),
         Some(hint) => (what, hint.clone()),
+        None if problem.error.as_ref().is_some_and(|error| REMOTE.contains(&error.step.as_str())) => {
+            let next = "look whether that server is up, has what is asked for and lets this node in, then run the command again";
+            (what, next.to_owned())
+        }
         None => (what, usual_next(status).to_owned()),
     }
 }
@@ -151,6 +162,15 @@ mod tests {
         let failure = refused(409, taken);
         assert_eq!(failure.what, "removing mount 4: the name 'web' is taken by container 8");
         assert_eq!(failure.next.as_deref(), Some("choose another or delete that one"));
+        let vague = NodeProblem {
+            hint: Some("command: 'sleep' is not an absolute path in the image".into()),
+            ..problem(400, "invalid data type")
+        };
+        let failure = refused(400, vague);
+        assert_eq!(failure.what, "removing mount 4: command: 'sleep' is not an absolute path in the image");
+        let error = StepError { step: "connect".into(), errno: None, text: "NFS server s1.lab:2049: refused".into() };
+        let failure = refused(500, NodeProblem { error: Some(error), ..problem(500, "operation failed") });
+        assert!(failure.next.unwrap().contains("whether that server is up"));
         for (why, exit) in [(Unreached::NoSocket, 9), (Unreached::NotAllowed, 4), (Unreached::NotTrusted, 9)] {
             let failure = Failure::from(NodeError::Unreached { act: "a".into(), reason: "b".into(), why });
             assert_eq!((failure.exit, failure.next.is_some()), (exit, true), "{why:?}");

@@ -92,7 +92,7 @@ pub(crate) struct Local {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  slipway node attach iscsi s1.lab iqn.2026-01.lab:data --initiator iqn.2026-01.lab:n17 --lun 1
+  slipway node attach iscsi s1.lab iqn.2026-01.lab:data --initiator iqn.2026-01.lab:n17 --lun 1 --dead-timeout 2m
   slipway node attach iscsi s1.lab iqn.2026-01.lab:os --initiator iqn.2026-01.lab:n17 --user n17 --password-file chap")]
 pub(crate) struct Iscsi {
     /// The target's host name or address, with :PORT if that is not 3260
@@ -163,8 +163,8 @@ pub(crate) struct Rbd {
     /// Only for this node: take the image's lock and keep it
     #[arg(long, conflicts_with = "ro")]
     exclusive: bool,
-    /// Seconds to wait for the cluster
-    #[arg(long, value_name = "SECONDS")]
+    /// How long to wait for the cluster
+    #[arg(long, value_name = "TIME", value_parser = crate::human::duration_read)]
     mount_timeout: Option<u64>,
     #[command(flatten)]
     common: Common,

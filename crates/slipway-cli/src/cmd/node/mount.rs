@@ -137,11 +137,11 @@ pub(crate) struct Overlay {
 #[command(after_help = "\
 Examples:
   slipway node mount uri https://slip.lab/rescue.sqfs --checksum sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03
-  slipway node mount uri http://10.0.0.5/root.tar.zst --format tar --size-limit 2G")]
+  slipway node mount uri http://10.0.0.5/root.tar.zst --format tar --size-limit 2G --entries-limit 1000000 --timeout 20m")]
 pub(crate) struct Uri {
     /// http or https
     uri: String,
-    /// auto, tar, squashfs, erofs or cpio
+    /// auto, tar, cpio, squashfs, erofs or ext4
     #[arg(long, value_name = "FORMAT", value_parser = format_read, hide_possible_values = true)]
     format: Option<UriFormat>,
     /// sha256:HEX or blake3:HEX of the bytes as sent
@@ -150,6 +150,12 @@ pub(crate) struct Uri {
     /// The most memory that it may take [default: 1G]
     #[arg(long, value_name = "SIZE", value_parser = crate::human::size_read)]
     size_limit: Option<u64>,
+    /// The most entries that an archive may have [default: 262144]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    entries_limit: Option<u64>,
+    /// How long the download may take [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = crate::human::duration_read)]
+    timeout: Option<u64>,
     /// No writes
     #[arg(long)]
     ro: bool,
@@ -158,7 +164,7 @@ pub(crate) struct Uri {
 }
 
 fn format_read(text: &str) -> Result<UriFormat, String> {
-    serde_json::from_value(text.into()).map_err(|_| "write auto, tar, squashfs, erofs or cpio".into())
+    serde_json::from_value(text.into()).map_err(|_| "write auto, tar, cpio, squashfs, erofs or ext4".into())
 }
 
 pub(crate) async fn run(command: Command, cx: &Context, client: &NodeClient) -> Result<(), Failure> {
@@ -184,8 +190,9 @@ pub(crate) async fn run(command: Command, cx: &Context, client: &NodeClient) -> 
                 format: args.format.unwrap_or_default(),
                 checksum: args.checksum.unwrap_or_default(),
                 size_limit: args.size_limit.unwrap_or(0),
+                entries_limit: args.entries_limit.unwrap_or(0),
+                timeout: args.timeout.unwrap_or(0),
                 ro: args.ro,
-                ..MountUri::default()
             };
             (Mount { kind: Some(MountKind::Uri), uri: Some(block), ..Mount::default() }, args.common)
         }

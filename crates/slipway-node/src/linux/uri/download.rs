@@ -88,6 +88,8 @@ pub(super) struct Download {
     left: u64,
     limit: Duration,
     until: Instant,
+    /// For what is said of it.
+    server: String,
 }
 
 impl Download {
@@ -101,8 +103,8 @@ impl Download {
             Ok(Ok(fetch)) => fetch,
             failed => {
                 runtime.shutdown_background();
-                return Err(failed
-                    .map_or_else(|_| overdue(limit), |result| result.err().map_or_else(|| overdue(limit), refused)));
+                let why = failed.ok().and_then(Result::err);
+                return Err(why.map_or_else(|| overdue(limit), |why| refused(&server_of(uri), why)));
             }
         };
         let download = Self {
@@ -114,6 +116,7 @@ impl Download {
             left: max,
             limit,
             until,
+            server: server_of(uri),
         };
         match download.fetch.length() {
             Some(length) if length > max => Err(download.too_large()),
@@ -134,7 +137,7 @@ impl Download {
         let Some(runtime) = &self.runtime else { return Ok(None) };
         let (fetch, until) = (&mut self.fetch, tokio::time::Instant::from_std(self.until));
         match runtime.block_on(async { tokio::time::timeout_at(until, fetch.part_next()).await }) {
-            Ok(part) => part.map_err(refused),
+            Ok(part) => part.map_err(|why| refused(&self.server, why)),
             Err(_) => Err(overdue(self.limit)),
         }
     }
@@ -171,12 +174,19 @@ fn overdue(limit: Duration) -> DriverError {
     DriverError::system("download", Errno::TIMEDOUT, format!("not all has come within the {limit:?} of uri.timeout"))
 }
 
-fn refused(error: FetchError) -> DriverError {
+/// Host and port. What stands behind them may be nobody else's business.
+fn server_of(uri: &str) -> String {
+    uri.split('/').nth(2).unwrap_or_default().to_owned()
+}
+
+fn refused(server: &str, error: FetchError) -> DriverError {
     match &error {
         FetchError::Address(_) => DriverError::request("uri", format!("uri.uri: {error}")),
         FetchError::Host { .. } => DriverError::request("resolve", format!("uri.uri: {error}")),
         // It is there for others, or not there: what was asked for is wrong. Else the server failed.
-        FetchError::Answer { status: 300..500 } => DriverError::request("download", error.to_string()),
-        FetchError::Answer { .. } | FetchError::Broken(_) => DriverError::other("download", error.to_string()),
+        FetchError::Answer { status: 300..500 } => DriverError::request("download", format!("{server}: {error}")),
+        FetchError::Answer { .. } | FetchError::Broken(_) => {
+            DriverError::other("download", format!("{server}: {error}"))
+        }
     }
 }
