@@ -27,7 +27,7 @@ mkdir -p $G/np/127.0.0.1:3260
 
 /// Each file is a store of its own number: that of the units so far.
 const UNIT: &str = r#"
-S=$T/fileio_$(ls $T | grep -c fileio_ || true)/disk
+S=$T/fileio_$(ls $T | grep fileio_ | wc -l)/disk
 mkdir -p $S $G/lun/lun_@UNIT@
 echo "fd_dev_name=@FILE@,fd_dev_size=$(stat -c %s @FILE@)" > $S/control
 echo 1 > $S/enable

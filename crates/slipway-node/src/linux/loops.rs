@@ -1,7 +1,7 @@
 //! Files as block devices.
 
 use super::holders::device_holders;
-use super::{base_of, beneath, io_error, syscall, system};
+use super::{base_of, beneath, io_error, program, syscall, system};
 use crate::crash::crash_point;
 use crate::kernel::Found;
 use crate::object::{Driver, Proof};
@@ -12,11 +12,13 @@ use slipway_api::node::{AttachKind, AttachLoopback, Base};
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use syscall::LoopInfo;
 
 /// How often a race for a free device is run again: each loss means that somebody else got one.
 const RACES: usize = 1000;
+/// How long the kernel may take to load its module, if it does not have loop devices yet.
+const MODULE_MAX: Duration = Duration::from_secs(10);
 
 pub(super) fn make(mark: &str, block: &AttachLoopback, on: Option<&Proof>) -> Result<Proof, DriverError> {
     let root = match block.base {
@@ -72,6 +74,7 @@ fn configure(mark: &str, file: BorrowedFd<'_>, block_size: u32, mut info: LoopIn
     info.file_name[..mark.len().min(63)].copy_from_slice(&mark.as_bytes()[..mark.len().min(63)]);
     let read_only = info.flags & syscall::LO_FLAGS_READ_ONLY != 0;
     let control = Path::new("/dev/loop-control");
+    program::module_need("loop", control, Instant::now() + MODULE_MAX)?;
     let opened = OpenOptions::new().read(true).write(true).open(control);
     let opened = opened.map_err(|error| io_error("loop_get_free", control, &error))?;
     for _ in 0..RACES {
