@@ -173,11 +173,12 @@ impl GuestNet {
         Ok(port)
     }
 
-    /// Makes a unix socket on this machine that leads to a TCP port of the guest, until the test's process ends.
+    /// Makes a unix socket on this machine that leads to a TCP port of the guest in a seat, until the test's process ends.
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub fn reach(&self, port: u16, socket: &Path) -> Result<(), LabError> {
+    pub fn reach(&self, seat: u8, port: u16, socket: &Path) -> Result<(), LabError> {
+        let guest = (self.guest_address(seat), port);
         let namespace = self.namespace.try_clone().map_err(LabError::io("keeping", "the network namespace"))?;
         let listener = UnixListener::bind(socket).map_err(LabError::io("making", socket.display().to_string()))?;
         let (tell, entered) = std::sync::mpsc::channel();
@@ -185,7 +186,7 @@ impl GuestNet {
             let _ = tell.send(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)));
             while let Ok((unix, _)) = listener.accept() {
                 // Who finds nobody there sees the connection closed.
-                if let Ok(tcp) = TcpStream::connect((GUEST_ADDRESS, port)) {
+                if let Ok(tcp) = TcpStream::connect(&guest) {
                     std::thread::spawn(move || join(tcp, unix));
                 }
             }

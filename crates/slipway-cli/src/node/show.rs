@@ -274,7 +274,7 @@ fn container_text(container: &Container) -> String {
         ("Process", container.pid.map(|pid| pid.to_string()).unwrap_or_default()),
         ("Ended", container.exit.as_ref().map(exit_text).unwrap_or_default()),
         ("Restarts", if container.restarts > 0 { container.restarts.to_string() } else { String::new() }),
-        ("Killed for want of memory", if container.ooms > 0 { container.ooms.to_string() } else { String::new() }),
+        ("OOM kills", if container.ooms > 0 { container.ooms.to_string() } else { String::new() }),
         ("User", container.user.clone()),
         ("Directory", container.cwd.clone()),
         ("Variables", env.join(" ")),

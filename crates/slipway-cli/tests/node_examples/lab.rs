@@ -61,7 +61,7 @@ impl Lab {
             .begin(&format!("exec socat TCP-LISTEN:{PORT},fork,reuseaddr UNIX-CONNECT:/run/slipway/node.sock"))
             .unwrap();
         let folder = tempfile::tempdir().unwrap();
-        net.reach(PORT, &folder.path().join("node.sock")).unwrap();
+        net.reach(0, PORT, &folder.path().join("node.sock")).unwrap();
         let mut lab = Self { guest, folder, instead, before: String::new() };
         lab.wait("the service answers", || lab.node(&["ls"]).code == 0);
         lab.before = lab.census();
