@@ -227,7 +227,9 @@ impl Drop for Lab {
         for line in String::from_utf8_lossy(&loops.stdout).lines().filter(|line| line.contains(&top)) {
             let _ = Command::new("losetup").args(["-d", line.split(' ').next().unwrap()]).status();
         }
-        // Its mounts end with the test's mount namespace.
+        // Its mounts end with the test's mount namespace, but the folder is removed before.
+        let _ =
+            Command::new("umount").args(["--recursive", "--lazy", &self.path("run")]).stderr(Stdio::null()).status();
         std::mem::forget(self.census.take());
     }
 }
