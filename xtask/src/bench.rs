@@ -105,7 +105,10 @@ const MEASURES: &[Measure] = &[
     node::MEASURE,
     pull::MEASURE,
     convert::MEASURE,
-    growth::MEASURE,
+    growth::SIZES,
+    growth::CORES,
+    growth::HISTORY,
+    growth::FULL,
 ];
 
 fn help() -> String {
@@ -115,8 +118,7 @@ fn help() -> String {
     }
     let all: f64 = MEASURES.iter().map(|measure| measure.minutes).sum();
     text += &format!("  all       {all:4.1}\n");
-    text += "\nBefore the first run the release programs are built, and three images of 4 GiB made in target/bench from Debian's archive (root, debootstrap, 8 GB). \
-             Growth needs 25 GB of free disk for all its sizes and says what it left out.\n\n\
+    text += "\nBefore the first run the release programs are built, and three images of 4 GiB made in target/bench from Debian's archive (root, debootstrap, 8 GB).\n\n\
              Examples:\n  cargo xtask bench --keep\n  cargo xtask bench pull --quick\n  cargo xtask bench view --json\n  cargo xtask bench ingest flash --no-build";
     text
 }

@@ -14,7 +14,7 @@ use std::process::Command;
 pub(super) const MEASURE: Measure = Measure {
     name: "convert",
     brief: "disk images of other formats as raw, beside qemu-img",
-    minutes: 3.0,
+    minutes: 4.0,
     about: "A disk image as a sparse raw file, out of the page cache and into it; beside `qemu-img convert` of the same image.",
     tools: &[Tool { program: "qemu-img", package: "qemu-utils" }],
     needs: "nothing",

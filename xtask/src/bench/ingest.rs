@@ -16,7 +16,7 @@ use std::process::Command;
 pub(super) const MEASURE: Measure = Measure {
     name: "ingest",
     brief: "images into a store, beside restic, casync, bita, qemu-img and zstd",
-    minutes: 7.0,
+    minutes: 5.5,
     about: "A local file into a store, then two later versions on top: the second was changed in place, the third is the second's tree in a file \
             system made afresh. `kept` is what the store grew by; ours counts frames, what stands beside them is a row of its own. desync is not \
             in Debian and rustic takes longer to build than the whole measure, so neither runs here.",

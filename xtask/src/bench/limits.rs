@@ -5,7 +5,7 @@ use super::device::Device;
 use super::own::agent;
 use super::report::{Found, Row};
 use super::stage::{Stage, text};
-use crate::run::{is_root, top};
+use crate::run::{is_root, may_go_on, top};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 pub(super) const MEASURE: Measure = Measure {
     name: "limits",
     brief: "flash and ingest in control groups of 64 and 128 MB",
-    minutes: 1.5,
+    minutes: 3.0,
     about: "In a control group of the kernel with little memory, page cache included: a flash in 64 MB, whatever the image's size, and an ingest in 128 MB. \
             The figure is the group's peak; a process that the kernel kills misses the goal.",
     tools: &[],
@@ -55,6 +55,7 @@ impl Group {
                 within.env(name, value);
             }
         }
+        may_go_on()?;
         let out = within.stdin(Stdio::null()).output().context("starting a program in a group")?;
         if !out.status.success() {
             bail!("{}: {}", out.status, String::from_utf8_lossy(&out.stderr).trim());

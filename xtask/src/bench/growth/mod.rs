@@ -19,25 +19,60 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-pub(super) const MEASURE: Measure = Measure {
-    name: "growth",
-    brief: "cost by size, versions and cores, with plots",
-    minutes: 12.0,
-    about: "What grows with what. Sparse images of 1, 10 and 100 GiB with 64 MiB of data each, spread evenly. Full images of 1, 10 and 100 GiB from a seeded generator, half noise \
-            and half text, of which one MiB in 64 is new and the others are earlier ones once more: pushed from stdin, pulled to stdout and compared there byte by byte, \
-            and flashed where the disk has the room. 1, 100 and 10,000 versions of one image of 4 MiB, each of which changes 60 KiB. One core and two (`taskset`). \
-            1, 8 and 32 clients are in `serve`. Where two figures stand in a cell the first is the client's, the second the server's, with what it does after the answer.",
-    tools: &[tool("taskset", "util-linux")],
-    needs: "25 GB of disk",
-    run,
+/// Of a measure below, where two figures stand in a cell.
+macro_rules! about_cells {
+    () => {
+        " Where two figures stand in a cell the first is the client's, the second the server's, with what it does after the answer."
+    };
+}
+
+pub(super) const SIZES: Measure = Measure {
+    name: "sizes",
+    brief: "how cost grows with the size of sparse images, with plots",
+    minutes: 1.5,
+    about: "Sparse images of 1, 10 and 100 GiB with 64 MiB of data each, spread evenly: pushed, flashed into a new file, and flashed onto that again.",
+    tools: &[],
+    needs: "nothing",
+    run: |stage| with(stage, sizes),
 };
 
-fn run(stage: &Stage) -> Result<Found> {
+pub(super) const FULL: Measure = Measure {
+    name: "full",
+    brief: "how cost grows with the size of full images, with plots",
+    minutes: 7.0,
+    about: concat!(
+        "Full images of 1, 10 and 100 GiB from a seeded generator, half noise and half text, of which one MiB in 64 is new and the others are earlier ones once more: pushed \
+         from stdin, pulled to stdout and compared there byte by byte, and flashed where the disk has the room.",
+        about_cells!()
+    ),
+    tools: &[],
+    needs: "26 GB of disk to flash that of 10 GiB",
+    run: |stage| with(stage, full::measure),
+};
+
+pub(super) const HISTORY: Measure = Measure {
+    name: "history",
+    brief: "how cost grows with the number of versions, with plots",
+    minutes: 8.0,
+    about: concat!("1, 100 and 10,000 versions of one image of 4 MiB, each of which changes 60 KiB.", about_cells!()),
+    tools: &[],
+    needs: "2 GB of disk",
+    run: |stage| with(stage, versions::measure),
+};
+
+pub(super) const CORES: Measure = Measure {
+    name: "cores",
+    brief: "ingest and flash on one core and more, with a plot",
+    minutes: 1.5,
+    about: "The ingest of v1 and the flash of v2 into a new file, on one core, two, and four where the machine has them (`taskset`).",
+    tools: &[tool("taskset", "util-linux")],
+    needs: "nothing",
+    run: |stage| with(stage, cores),
+};
+
+fn with(stage: &Stage, measure: fn(&Stage, &mut Found) -> Result<()>) -> Result<Found> {
     let mut found = Found::default();
-    sizes(stage, &mut found)?;
-    full::measure(stage, &mut found)?;
-    versions::measure(stage, &mut found)?;
-    cores(stage, &mut found)?;
+    measure(stage, &mut found)?;
     Ok(found)
 }
 
