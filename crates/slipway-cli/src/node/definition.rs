@@ -321,7 +321,7 @@ mod tests {
 
     /// A list of ten to the power of nine items in ten lines.
     fn growing() -> String {
-        let list = |of: &str| vec![of; 10].join(", ");
+        let list = |of: &str| [of; 10].join(", ");
         let lines = (1..10).map(|at| format!("- &l{at} [{}]\n", list(&format!("*l{}", at - 1))));
         format!("- &l0 [{}]\n", list("x")) + &lines.collect::<String>()
     }
