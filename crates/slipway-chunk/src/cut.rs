@@ -19,6 +19,9 @@ pub struct ChunkerParams {
 /// The most blocks of one chunk: a chunk must fit in a frame.
 const BLOCKS_MAX: u16 = (FRAME_RAW_MAX / BLOCK) as u16;
 const MASK_BITS_MAX: u8 = 16;
+/// A block whose last bytes are so many zeros probably ends a file: file systems fill a file's last block up with zeros. Files end anywhere
+/// in a block, so 1 of 64 ends is not seen; blocks within a file that look like this are cut there the same way wherever they lie.
+const FILE_END_ZEROS: usize = 64;
 
 impl Default for ChunkerParams {
     /// 8 KiB to 128 KiB. The seed is the text "slipway1".
@@ -68,8 +71,12 @@ impl ChunkerParams {
 
     fn ends_chunk(&self, block: &[u8]) -> bool {
         let mask = (1_u64 << self.mask_bits.min(MASK_BITS_MAX)) - 1;
-        XxHash3_64::oneshot_with_seed(self.seed, block) & mask == 0
+        ends_file(block) || XxHash3_64::oneshot_with_seed(self.seed, block) & mask == 0
     }
+}
+
+fn ends_file(block: &[u8]) -> bool {
+    block.last_chunk::<FILE_END_ZEROS>().is_some_and(|end| is_zero(end))
 }
 
 /// The next piece of an image and its length in bytes.
@@ -86,8 +93,8 @@ pub enum Piece {
 /// `buf` begins at a piece border, `room` is what is left of this segment (a multiple of [`BLOCK`], not 0),
 /// and `eof` says that `buf` ends where the image ends or a known hole begins. `None` means undecided: give more bytes;
 /// [`ChunkerParams::max_len`] + [`BLOCK`] bytes always decide. A chunk ends before a zero block, at the end of
-/// the segment or image, after `max_blocks`, or after a block whose hash has `mask_bits` low zero bits
-/// when it has at least `min_blocks`. The last partial block of an image is a block of its own bytes.
+/// the segment or image, after `max_blocks`, or, when it has at least `min_blocks`, after a block whose last 64 bytes are zero
+/// or whose hash has `mask_bits` low zero bits. The last partial block of an image is a block of its own bytes.
 pub fn piece_next(params: &ChunkerParams, buf: &[u8], room: u64, eof: bool) -> Option<Piece> {
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     let (span, closed) = match buf.get(..room) {
@@ -237,6 +244,27 @@ mod tests {
         // Undecided with one block: the minimum is not reached and the next block may be zero.
         assert_eq!(piece_next(&always, &bytes[..BLOCK], 1 << 28, false), None);
         assert_eq!(piece_next(&always, &bytes[..2 * BLOCK], 1 << 28, false), Some(Piece::Data(2 * BLOCK)));
+    }
+
+    #[test]
+    fn a_file_end_ends_a_chunk_from_the_minimum_on() {
+        fn check(zeros: [usize; 3], want: usize) {
+            let mut bytes = image("ABCDEF");
+            for (n, zeros) in zeros.into_iter().enumerate() {
+                bytes[(n + 1) * BLOCK - zeros..(n + 1) * BLOCK].fill(0);
+            }
+            let got = piece_next(&params(), &bytes, 1 << 28, false);
+            assert_eq!(got, Some(Piece::Data(want * BLOCK)), "{zeros:?}");
+        }
+        check([0, 0, 0], 4);
+        check([0, 64, 0], 2);
+        check([0, 63, 64], 3);
+        check([0, 4095, 0], 2);
+        // The first block alone is below the minimum.
+        check([64, 0, 0], 4);
+        check([64, 64, 0], 2);
+        // What follows a hole's border is decided by the hole.
+        check([0, 0, 4096], 2);
     }
 
     #[test]

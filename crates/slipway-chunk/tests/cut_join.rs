@@ -14,9 +14,9 @@ use slipway_chunk::{
     piece_next,
 };
 
-/// A short image with all kinds of blocks: zero, all the same, unlike any other, almost zero; and a tail.
+/// A short image with all kinds of blocks: zero, all the same, unlike any other, almost zero, a file's last; and a tail.
 fn image() -> impl Strategy<Value = Vec<u8>> {
-    let run = (0..5_u8, 1..40_usize, any::<u8>());
+    let run = (0..6_u8, 1..40_usize, any::<u8>());
     let tail = prop_oneof![Just(0), 1..BLOCK];
     (vec(run, 0..6), tail, any::<bool>()).prop_map(|(runs, tail, zero_tail)| {
         let mut bytes = Vec::new();
@@ -27,6 +27,10 @@ fn image() -> impl Strategy<Value = Vec<u8>> {
                     0 | 1 => {}
                     2 => one.fill(salt),
                     3 => one[(usize::from(salt) * 16 + n) % BLOCK] = 1,
+                    4 => {
+                        one = block(u64::from(salt) * 64 + n as u64);
+                        one[BLOCK - (usize::from(salt) + 7 * n) % 128..].fill(0);
+                    }
                     _ => one = block(u64::from(salt) * 64 + n as u64),
                 }
                 bytes.extend_from_slice(&one);
@@ -61,8 +65,9 @@ fn cut_plainly(params: &ChunkerParams, at: u64, bytes: &[u8]) -> Vec<(u64, usize
         let (begin, len, blocks) = open.unwrap_or((place, 0, 0));
         let (len, blocks) = (len + block.len(), blocks + 1);
         let hash = twox_hash::XxHash3_64::oneshot_with_seed(params.seed, block);
+        let file_end = block.len() == BLOCK && block[BLOCK - 64..].iter().all(|&byte| byte == 0);
         let ends = blocks == params.max_blocks
-            || (blocks >= params.min_blocks && hash & mask == 0)
+            || (blocks >= params.min_blocks && (file_end || hash & mask == 0))
             || (place + BLOCK as u64).is_multiple_of(SEGMENT_LEN);
         open = if ends {
             chunks.push((begin, len));

@@ -37,6 +37,15 @@ fn image_cut() -> Vec<Part> {
     vec![Part::Bytes(bytes)]
 }
 
+/// Files of 1, 3, 2 and 4 blocks whose last blocks end in 4000, 64, 63 and 100 zeros.
+fn image_files() -> Vec<Part> {
+    let mut bytes = blocks(0..10);
+    for (end, zeros) in [(1, 4000), (4, 64), (6, 63), (10, 100)] {
+        bytes[end * BLOCK - zeros..end * BLOCK].fill(0);
+    }
+    vec![Part::Bytes(bytes)]
+}
+
 /// 8 blocks across the border of two segments, and a zero tail of 5 bytes.
 fn image_border() -> Vec<Part> {
     let before = SEGMENT_LEN - 3 * BLOCK as u64;
@@ -96,7 +105,7 @@ fn vectors() -> Vec<(String, String)> {
         let hash = twox_hash::XxHash3_64::oneshot_with_seed(params.seed, &block(number));
         row(&format!("xxh3 block {number}"), format!("{hash:016x}"));
     }
-    let images = [("small", image_small()), ("cut", image_cut()), ("border", image_border())];
+    let images = [("small", image_small()), ("cut", image_cut()), ("files", image_files()), ("border", image_border())];
     for (name, parts) in images {
         let cut = cut(Parts::new(parts.clone(), usize::MAX), params);
         row(&format!("image {name} extents"), extents(&cut.segments));
