@@ -1,5 +1,6 @@
 //! Pull: a version as a new sparse file, or as a stream in order.
 
+use crate::buffers::{Buffers, Lent};
 use crate::fetch::{Arrived, Fetcher, Pools, arrived_verify};
 use crate::flash::{FlashOptions, Flashed, flash};
 use crate::look::{Look, looks};
@@ -184,7 +185,7 @@ pub(crate) async fn pull_in_order(
 /// The next bytes of the image.
 enum Stretch {
     Zeros(u64),
-    Data(Vec<u8>),
+    Data(Lent),
 }
 
 async fn windows_fetch(
@@ -193,8 +194,10 @@ async fn windows_fetch(
     done: &mut Streamed,
 ) -> Result<(), TransferError> {
     let content = &fetcher.content;
+    // Three at most: one is filled, one waits, one is written.
+    let buffers = Buffers::default();
     for index in 0..content.segment_count() {
-        let segment = fetcher.control.or_cancelled(content.segment(index)).await?;
+        let segment = fetcher.control.or_cancelled(content.segment_fetch(index)).await?;
         let all: Vec<Look> = looks(index, &segment).collect();
         let layout = match all.iter().any(|look| look.chunk.is_some()) {
             true => Some(fetcher.control.or_cancelled(content.layout(index)).await?),
@@ -221,7 +224,10 @@ async fn windows_fetch(
             plan.add(&needs, layout).map_err(|chunk| fetcher.no_place(index, chunk))?;
             let jobs = plan.jobs(&fetcher.caps);
             let len: u64 = window.iter().map(|look| u64::from(look.len)).sum();
-            let data = window_fetch(fetcher, jobs, first.at, len as usize, done).await?;
+            let mut data = buffers.lend();
+            data.clear();
+            data.resize(len as usize, 0);
+            let data = window_fetch(fetcher, jobs, first.at, data, done).await?;
             if ready.send(Stretch::Data(data)).await.is_err() {
                 return Ok(());
             }
@@ -234,13 +240,12 @@ async fn window_fetch(
     fetcher: &Fetcher,
     jobs: Vec<Job>,
     at: u64,
-    len: usize,
+    mut data: Lent,
     done: &mut Streamed,
-) -> Result<Vec<u8>, TransferError> {
+) -> Result<Lent, TransferError> {
     let (arrived, mut arriving) = mpsc::channel::<Arrived>(1);
     let (runtime, verifier) = (Handle::current(), fetcher.clone());
     let fill = tokio::task::spawn_blocking(move || {
-        let mut data = vec![0; len];
         while let Some(one) = arriving.blocking_recv() {
             arrived_verify(one, &verifier, &runtime, &mut |place, chunk| {
                 let from = (place - at) as usize;

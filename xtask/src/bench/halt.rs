@@ -1,5 +1,5 @@
 //! Ends what runs: on Ctrl-C, and when a measure takes far longer than it should. The programs are ended, what waits for them gets an
-//! error, nothing new begins ([`crate::run::stopped`]), and each guard takes away what it made.
+//! error, nothing new begins ([`Going`]), and each guard takes away what it made.
 
 use crate::run::{Going, going_set};
 use anyhow::{Context, Result};
