@@ -1,6 +1,9 @@
 //! Network block devices over TLS, from a real server (nbdkit) to a guest's kernel.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod kit;
+
+use kit::guest::{SOCKET, ask};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use slipway_lab::{Base, Guest, GuestSpec, Job, Root, packages_unpack};
@@ -8,7 +11,6 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-const SOCKET: &str = "/run/slipway/node.sock";
 const STATE: &str = "/var/lib/slipway-node";
 const RUN: &str = "/run/slipway/node";
 /// A way for a guest to wait.
@@ -50,18 +52,6 @@ fn nbdkit<'a>(guest: &'a Guest, port: u16, words: &str) -> Job<'a> {
     let job = guest.begin(&format!("exec nbdkit -f -p {port} {words}")).unwrap();
     guest.ok(&format!("{WAIT}; wait 'bash -c \"exec 3<>/dev/tcp/127.0.0.1/{port}\" 2>/dev/null'"));
     job
-}
-
-/// Status and body of a request.
-#[track_caller]
-fn ask(guest: &Guest, method: &str, path: &str, body: Option<&Value>) -> (u64, Value) {
-    let data = body.map_or(String::new(), |_| "-H 'Content-Type: application/json' --data-binary @-".into());
-    let body = body.map_or(Value::Null, Clone::clone);
-    let said = guest.ok(&format!(
-        "curl -s --max-time 80 -w '\\n%{{http_code}}' --unix-socket {SOCKET} -X {method} {data} 'http://node/imageapi/v1{path}' <<'BODY'\n{body}\nBODY"
-    ));
-    let (body, status) = said.trim_end().rsplit_once('\n').unwrap_or_else(|| panic!("{said}"));
-    (status.parse().unwrap(), serde_json::from_str(body).unwrap_or_else(|_| panic!("{said}")))
 }
 
 /// No object, no device, no process, no file.
