@@ -128,6 +128,8 @@ impl Plot {
         }
         put(format_args!("<text x=\"{LEFT}\" y=\"{}\">{}</text>", HEIGHT - 12.0, escaped(&self.x)));
         put(format_args!("<text transform=\"translate(16 {bottom}) rotate(-90)\">{}</text>", escaped(&self.y)));
+        // A figure that would lie on another one is left out: the table beside the picture has it.
+        let mut figures: Vec<(f64, f64)> = Vec::new();
         for (number, series) in self.series.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
             let shown: Vec<_> = series.points.iter().filter(|(x, y)| *x > 0.0 && *y > 0.0).collect();
@@ -139,6 +141,10 @@ impl Plot {
             for (x, y) in shown {
                 let (x, y, value) = (place_x(*x), place_y(*y), super::report::short(*y));
                 put(format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"));
+                if figures.iter().any(|(at, height)| (at - x).abs() < 30.0 && (height - y).abs() < 9.0) {
+                    continue;
+                }
+                figures.push((x, y));
                 put(format_args!(
                     "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"10\" style=\"fill:{colour}\">{value}</text>",
                     x + 4.0,
