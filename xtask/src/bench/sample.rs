@@ -126,6 +126,11 @@ pub(super) fn so_far(pid: u32) -> Result<Sample> {
     Ok(Sample { cpu: ticks / per_second, peak_mb: peak.unwrap_or(0.0) * 1024.0 / 1e6, ..Sample::default() })
 }
 
+/// From now on the peak of a process is that of what it does from now on, beside what it has at this moment.
+pub(super) fn peak_forget(pid: u32) -> Result<()> {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").context("forgetting a peak of memory")
+}
+
 /// The middle of the values; of an even number the mean of the two in the middle.
 pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();

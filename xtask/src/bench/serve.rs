@@ -7,7 +7,7 @@ use super::peers::remove;
 use super::plot::{Plot, Series};
 use super::proxy::{Asked, Proxy, Wire};
 use super::report::{Found, Line, Row};
-use super::sample::{Sample, median, so_far};
+use super::sample::{Sample, median, peak_forget, so_far};
 use super::stage::{Stage, calm, text};
 use crate::demo::server::Server;
 use crate::run::read;
@@ -40,7 +40,8 @@ fn run(stage: &Stage) -> Result<Found> {
     let mut found = Found::default();
     let mut own = stage.server_new("serve")?;
     read(&mut own.slipway(stage, &["push", text(&stage.data()?.v1)?, "me/os", "-q"])?)?;
-    calm(own.get()?)?;
+    let pushed = calm(own.get()?)?;
+    found.rows.push(Row::new("memory of the server before, push and digests", "MB", pushed.peak_mb));
     let asked = record(stage, own.get()?, "me/os:0")?;
     plain(stage, own.get()?, &asked, &mut found)?;
     // The same data and the same addresses, behind TLS.
@@ -161,7 +162,7 @@ fn load_shares(
     let bytes: u64 = asked.iter().filter_map(range_len).sum::<u64>() * (clients * passes) as u64;
     for pid in &pids {
         // The peak is that of this run.
-        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").context("forgetting a peak of memory")?;
+        peak_forget(*pid)?;
     }
     let total = |pids: &[u32]| -> Result<(f64, f64)> {
         let each = pids.iter().map(|pid| so_far(*pid)).collect::<Result<Vec<_>>>()?;

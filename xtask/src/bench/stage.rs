@@ -2,7 +2,7 @@
 
 use super::dataset::DataSet;
 use super::leftovers;
-use super::sample::so_far;
+use super::sample::{Sample, so_far};
 use crate::demo::server::Server;
 use crate::run::{may_go_on, read, run, top};
 use anyhow::{Context, Result};
@@ -177,26 +177,25 @@ impl Drop for OwnServer {
     }
 }
 
-/// Waits until a server has nothing more to do: after a push it still hashes the whole image.
-pub(super) fn calm(server: &Server) -> Result<()> {
+/// Waits until a server has nothing more to do: after a push it still hashes the whole image. Says what it took up to then.
+pub(super) fn calm(server: &Server) -> Result<Sample> {
     calm_within(server, Duration::from_secs(120))
 }
 
 /// The same for at most so long: then it is measured as it is.
-pub(super) fn calm_within(server: &Server, limit: Duration) -> Result<()> {
+pub(super) fn calm_within(server: &Server, limit: Duration) -> Result<Sample> {
     let pid = server.pid().context("the server has ended")?;
-    let mut before = so_far(pid)?.cpu;
+    let mut before = so_far(pid)?;
     let begun = Instant::now();
-    while begun.elapsed() < limit {
+    loop {
         may_go_on()?;
         std::thread::sleep(Duration::from_secs(1));
-        let now = so_far(pid)?.cpu;
-        if now - before <= 0.02 {
-            break;
+        let now = so_far(pid)?;
+        if now.cpu - before.cpu <= 0.02 || begun.elapsed() > limit {
+            return Ok(now);
         }
         before = now;
     }
-    Ok(())
 }
 
 /// What is kept from one run to the next.

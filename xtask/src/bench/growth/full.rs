@@ -5,7 +5,7 @@ use super::super::peers::{folder_mb, remove};
 use super::super::plot::{Plot, Series};
 use super::super::random::Random;
 use super::super::report::{Found, Row};
-use super::super::sample::{Sample, so_far, timed_drained, timed_fed};
+use super::super::sample::{Sample, peak_forget, so_far, timed_drained, timed_fed};
 use super::super::stage::{OwnServer, Stage, calm_within, text};
 use super::free_bytes;
 use anyhow::{Context, Result, ensure};
@@ -80,7 +80,7 @@ impl Pieces {
 /// What the server took beside a client: its processor until it is calm again, and its peak.
 fn with_server(own: &OwnServer, work: impl FnOnce() -> Result<Sample>) -> Result<(Sample, Sample)> {
     let pid = own.get()?.pid().context("the server has ended")?;
-    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").context("forgetting a peak of memory")?;
+    peak_forget(pid)?;
     let before = so_far(pid)?.cpu;
     let client = work()?;
     calm_within(own.get()?, Duration::from_secs(600))?;

@@ -5,7 +5,7 @@ use super::super::peers::remove;
 use super::super::plot::{Plot, Series};
 use super::super::random::Random;
 use super::super::report::{Found, Row};
-use super::super::sample::{Sample, middle, so_far, timed};
+use super::super::sample::{Sample, middle, peak_forget, so_far, timed};
 use super::super::stage::{OwnServer, Stage, calm, text};
 use crate::run::read;
 use anyhow::{Context, Result, bail};
@@ -59,14 +59,15 @@ fn catalogue_mb(data: &Path) -> f64 {
 }
 
 /// Each thing three times, in turn: what the client took, and what the server took meanwhile.
-fn each(stage: &Stage, own: &OwnServer, file: &Path, target: &Path) -> Result<Vec<(&'static str, Sample, f64)>> {
+fn each(stage: &Stage, own: &OwnServer, file: &Path, target: &Path) -> Result<Vec<(&'static str, Sample, Sample)>> {
     const NAMES: [&str; 6] = ["push of one more", "flash of the last", "image show", "image ls", "prune", "check"];
     let server = own.get()?;
     let pid = server.pid().context("the server has ended")?;
     let mut samples = NAMES.map(|_| Vec::new());
-    let mut servers = NAMES.map(|_| 0.0);
+    let mut servers = NAMES.map(|_| Sample { wall: f64::NAN, ..Sample::default() });
     for _ in 0..RUNS {
         for (n, name) in NAMES.iter().enumerate() {
+            peak_forget(pid)?;
             let before = so_far(pid)?.cpu;
             samples[n].push(match *name {
                 "push of one more" => {
@@ -83,7 +84,9 @@ fn each(stage: &Stage, own: &OwnServer, file: &Path, target: &Path) -> Result<Ve
                 "prune" => timed(&own.slipway(stage, &["prune", "-q"])?)?,
                 _ => timed(&own.slipway(stage, &["check", "-q"])?)?,
             });
-            servers[n] += (so_far(pid)?.cpu - before) / RUNS as f64;
+            let after = so_far(pid)?;
+            servers[n].cpu += (after.cpu - before) / RUNS as f64;
+            servers[n].peak_mb = servers[n].peak_mb.max(after.peak_mb);
         }
     }
     Ok(NAMES.iter().zip(samples).zip(servers).map(|((name, all), server)| (*name, middle(&all), server)).collect())
@@ -104,8 +107,10 @@ pub(super) fn measure(stage: &Stage, found: &mut Found) -> Result<()> {
     let mut catalogue = vec![Series { name: "database".into(), points: Vec::new() }];
     let mut have = 0;
     for count in steps {
+        peak_forget(pid)?;
         fill(stage, &own, &files, count - have)?;
-        calm(own.get()?)?;
+        let mut peak = calm(own.get()?)?.peak_mb;
+        found.rows.push(Row::new(format!("{count} versions: memory of the server, the pushes up to here"), "MB", peak));
         let x = *count as f64;
         for (n, (name, sample, server)) in each(stage, &own, &files[0], &target)?.into_iter().enumerate() {
             if wall.len() == n {
@@ -113,19 +118,19 @@ pub(super) fn measure(stage: &Stage, found: &mut Found) -> Result<()> {
                 cpu.push(Series { name: name.into(), points: Vec::new() });
             }
             wall[n].points.push((x, sample.wall));
-            cpu[n].points.push((x, sample.cpu + server));
+            cpu[n].points.push((x, sample.cpu + server.cpu));
             if let Some(curve) = memory.iter_mut().find(|curve| curve.name == name) {
                 curve.points.push((x, sample.peak_mb));
             }
-            let server = Sample { wall: f64::NAN, cpu: server, peak_mb: f64::NAN, ..Sample::default() };
+            peak = peak.max(server.peak_mb);
             let row = Row::new(format!("{count} versions: {name}"), "ms", sample.wall * 1e3);
             found.rows.push(row.of(sample).beside(server));
         }
         have = count + RUNS;
-        let (peak, rows) = (so_far(pid)?.peak_mb, catalogue_mb(&own.data));
+        let rows = catalogue_mb(&own.data);
         memory[0].points.push((x, peak));
         catalogue[0].points.push((x, rows));
-        found.rows.push(Row::new(format!("{count} versions: memory of the server so far"), "MB", peak));
+        found.rows.push(Row::new(format!("{count} versions: memory of the server, the most of all this"), "MB", peak));
         found.rows.push(Row::new(format!("{count} versions: catalogue, its journal included"), "MB", rows));
     }
     files.iter().try_for_each(|file| remove(file))?;
