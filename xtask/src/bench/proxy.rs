@@ -4,8 +4,8 @@ use anyhow::{Context, Result};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,8 +43,8 @@ pub(super) struct Proxy {
 }
 
 const PIECE: usize = 64 << 10;
-/// Pieces on their way on one connection: 6 MiB, as the largest window that Linux gives by itself.
-const WINDOW: usize = 96;
+/// Bytes on their way on one connection: as the largest window that Linux gives by itself.
+const WINDOW: usize = 6 << 20;
 
 impl Proxy {
     /// Starts one before the server at `http://HOST:PORT`.
@@ -108,6 +108,32 @@ impl Drop for Proxy {
 
 type Late = (Instant, Vec<u8>);
 
+/// What is on its way on one connection, in bytes: pieces are as short as the server's writes.
+#[derive(Default)]
+struct Window {
+    bytes: Mutex<usize>,
+    fewer: Condvar,
+}
+
+impl Window {
+    /// Waits until there is room for so many.
+    fn add(&self, len: usize) {
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = |bytes: &mut usize| *bytes + len > WINDOW;
+        *self.fewer.wait_while(bytes, full).unwrap_or_else(PoisonError::into_inner) += len;
+    }
+
+    fn sub(&self, len: usize) {
+        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) -= len;
+        self.fewer.notify_one();
+    }
+
+    fn clear(&self) {
+        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) = 0;
+        self.fewer.notify_one();
+    }
+}
+
 fn connection(client: TcpStream, server: SocketAddr, shared: &Arc<Shared>) {
     let Ok(server) = TcpStream::connect(server) else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
@@ -123,9 +149,10 @@ fn connection(client: TcpStream, server: SocketAddr, shared: &Arc<Shared>) {
 
 /// Copies one direction until it ends; each piece is handed on when a line would have brought it.
 fn forward(mut from: TcpStream, to: TcpStream, shared: &Shared, down: bool) {
-    let (sender, receiver) = sync_channel::<Late>(WINDOW);
-    let ending = from.try_clone();
-    let writer = thread::spawn(move || deliver(&receiver, to));
+    let (sender, receiver) = channel::<Late>();
+    let window = Arc::new(Window::default());
+    let (ending, freed) = (from.try_clone(), window.clone());
+    let writer = thread::spawn(move || deliver(receiver, to, &freed));
     let mut buf = vec![0; PIECE];
     while let Ok(len) = from.read(&mut buf) {
         if len == 0 {
@@ -149,6 +176,7 @@ fn forward(mut from: TcpStream, to: TcpStream, shared: &Shared, down: bool) {
                 shared.asked.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
             }
         }
+        window.add(len);
         if sender.send((due + shared.wire.delay, buf[..len].to_vec())).is_err() {
             break;
         }
@@ -160,8 +188,8 @@ fn forward(mut from: TcpStream, to: TcpStream, shared: &Shared, down: bool) {
     }
 }
 
-fn deliver(pieces: &Receiver<Late>, mut to: TcpStream) {
-    for (due, bytes) in pieces {
+fn deliver(pieces: Receiver<Late>, mut to: TcpStream, window: &Window) {
+    for (due, bytes) in &pieces {
         let now = Instant::now();
         if due > now {
             thread::sleep(due - now);
@@ -169,7 +197,11 @@ fn deliver(pieces: &Receiver<Late>, mut to: TcpStream) {
         if to.write_all(&bytes).is_err() {
             break;
         }
+        window.sub(bytes.len());
     }
+    // Who waits for room shall see that nobody takes it any more.
+    drop(pieces);
+    window.clear();
     let _ = to.shutdown(Shutdown::Write);
 }
 
