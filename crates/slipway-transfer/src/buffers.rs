@@ -15,6 +15,11 @@ impl Buffers {
         Lent { bytes, home: self.clone() }
     }
 
+    /// Frees those that wait.
+    pub(crate) fn clear(&self) {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Takes one back.
     pub(crate) fn keep(&self, bytes: Vec<u8>) {
         if bytes.capacity() > 0 {
@@ -74,5 +79,7 @@ mod tests {
         assert_eq!(buffers.lend().capacity(), 0, "it was taken, and nobody gave it back yet");
         buffers.keep(taken);
         assert_eq!(buffers.lend().as_ptr(), place);
+        buffers.clear();
+        assert_eq!(buffers.lend().capacity(), 0);
     }
 }

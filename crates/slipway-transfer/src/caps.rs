@@ -9,7 +9,7 @@ pub struct Caps {
     /// Bytes that are held while the place they came from is overwritten.
     pub held: u64,
     /// Chunks whose places are gathered before they are fetched, so that a frame with chunks of many segments comes once; about
-    /// 130 bytes each.
+    /// 90 bytes each.
     pub needs: usize,
     /// Bytes between two frames that are fetched along with them rather than asked for apart.
     pub gap: u32,

@@ -1,22 +1,20 @@
 //! Fetching: requests in pack order over a few connections, a new layout where an address has ended.
 
+use crate::ahead::{Ahead, no_place};
 use crate::buffers::{Buffers, Lent};
 use crate::plan::{FrameJob, Job, Need, Part, Plan};
 use crate::{Caps, Control, RemoteContent, TransferError};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use slipway_api::{ApiError, BlobRange, Code};
-use slipway_chunk::{ChunkId, DecodedFrame, FormatError, PackId, Segment, Verified};
+use slipway_chunk::{DecodedFrame, FormatError, PackId, Segment, Verified};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-/// Layouts that are asked for at once.
-const LAYOUTS_AT_ONCE: usize = 4;
-
-/// Batches that are decoded at one time.
+/// Requests whose bytes are decoded at one time.
 const DECODED_AT_ONCE: usize = 2;
-/// Frames that are decoded together and handed on: at most 1 MiB of raw bytes, of which five wait in different places at most.
+/// Frames that are decoded together and handed on: at most 1 MiB of raw bytes, of which four wait in different places at most.
 const BATCH_FRAMES: usize = 4;
 
 /// Some of the frames of a request, as they came.
@@ -24,12 +22,6 @@ struct Batch {
     pack: PackId,
     frames: Vec<FrameJob>,
     bytes: Arc<Lent>,
-}
-
-/// What a request gave: bytes of a pack, or, by a new layout, what several requests gave.
-enum Came {
-    Batch(Batch),
-    Again(Arrived),
 }
 
 /// What came of a batch: each frame decoded, but no chunk verified yet.
@@ -54,6 +46,15 @@ pub(crate) struct Fetched {
     pub(crate) requests: u64,
 }
 
+/// The places where requests wait for each other, in the order in which they pass them.
+struct Line<'a> {
+    /// Requests at once.
+    asking: Semaphore,
+    /// A request's bytes are decoded to their end before another's begin, so that its memory is soon free again.
+    decoding: Semaphore,
+    arrived: &'a mpsc::Sender<Arrived>,
+}
+
 /// How to fetch.
 #[derive(Clone)]
 pub(crate) struct Fetcher {
@@ -72,56 +73,13 @@ impl Fetcher {
         needs: impl Fn(usize, &Segment) -> Vec<Need> + Clone + Send + Sync + 'static,
         arrived: mpsc::Sender<Arrived>,
     ) -> Result<Fetched, TransferError> {
-        let planning = stream::try_unfold(segments.into_iter(), move |mut rest| {
-            let (fetcher, needs) = (self.clone(), needs.clone());
-            async move {
-                let plan = fetcher.plan_next(&mut rest, &needs).await?;
-                let jobs = plan.map(|plan| stream::iter(plan.jobs(&fetcher.caps).into_iter().map(Ok)));
-                Ok::<_, TransferError>(jobs.map(|jobs| (jobs, rest)))
-            }
-        });
-        self.jobs_fetch(planning.try_flatten(), arrived).await
-    }
-
-    /// Gathers the needs of as many segments as the bounds allow; `None` after the last one.
-    async fn plan_next(
-        &self,
-        rest: &mut std::vec::IntoIter<usize>,
-        needs: &(impl Fn(usize, &Segment) -> Vec<Need> + Sync),
-    ) -> Result<Option<Plan>, TransferError> {
-        if rest.len() == 0 {
-            return Ok(None);
-        }
-        let mut plan = Plan::default();
-        // At least one step, whatever the bound.
-        while plan.needs() < self.caps.needs.max(1) && rest.len() > 0 {
-            let ahead: Vec<usize> = rest.by_ref().take(LAYOUTS_AT_ONCE).collect();
-            let found = stream::iter(ahead)
-                .map(async |index| {
-                    let needs = needs(index, &*self.content.segment(index).await?);
-                    let layout = match needs.is_empty() {
-                        true => None,
-                        false => Some(self.content.layout(index).await?),
-                    };
-                    Ok::<_, TransferError>((index, needs, layout))
-                })
-                .buffered(LAYOUTS_AT_ONCE)
-                .try_collect::<Vec<_>>()
-                .await?;
-            for (index, needs, layout) in found {
-                if let Some(layout) = layout {
-                    plan.add(&needs, &layout).map_err(|chunk| self.no_place(index, chunk))?;
-                }
-            }
-        }
-        Ok(Some(plan))
-    }
-
-    pub(crate) fn no_place(&self, segment: usize, chunk: ChunkId) -> TransferError {
-        TransferError::Document {
-            what: format!("layout of segment {segment} of {}", self.content.name()),
-            reason: format!("it has no right place for chunk {chunk}"),
-        }
+        let ahead = Ahead::new(self.content.clone(), self.caps, segments, needs);
+        let jobs = stream::try_unfold(ahead, async |mut ahead| Ok(ahead.next().await?.map(|job| (job, ahead))));
+        let fetched = self.jobs_fetch(jobs, arrived).await;
+        // What follows reads the target, and has buffers of its own.
+        self.pools.wire.clear();
+        self.pools.raw.clear();
+        fetched
     }
 
     /// Fetches these requests.
@@ -130,61 +88,66 @@ impl Fetcher {
         jobs: impl futures_util::Stream<Item = Result<Job, TransferError>>,
         arrived: mpsc::Sender<Arrived>,
     ) -> Result<Fetched, TransferError> {
-        // Bytes on their way are compressed and small; decoded ones are not, so that fewer of them wait for the writer.
-        let came = jobs
-            .map(|job| {
-                let fetcher = self.clone();
-                async move { fetcher.job_fetch(job?).await }
-            })
-            .buffer_unordered(self.connections.max(1));
-        let came = came.map_ok(|(fetched, list)| {
-            // What a request took is counted with the first that came of it.
-            let counts = std::iter::once(fetched).chain(std::iter::repeat(Fetched::default()));
-            stream::iter(counts.zip(list).map(Ok::<_, TransferError>))
-        });
-        let decoding = came
-            .try_flatten()
-            .map(|came| async move {
-                let (fetched, came) = came?;
-                let arrived = match came {
-                    Came::Batch(batch) => self.decode(batch).await?,
-                    Came::Again(arrived) => arrived,
-                };
-                Ok::<_, TransferError>((fetched, arrived))
-            })
-            .buffer_unordered(DECODED_AT_ONCE);
-        let mut decoding = std::pin::pin!(decoding);
+        let connections = self.connections.max(1);
+        let (asking, decoding) = (Semaphore::new(connections), Semaphore::new(DECODED_AT_ONCE));
+        let line = Line { asking, decoding, arrived: &arrived };
+        // What is being decoded keeps no request from being sent.
+        let running =
+            jobs.map(|job| async { self.job_fetch(job?, &line).await }).buffer_unordered(connections + DECODED_AT_ONCE);
+        let mut running = std::pin::pin!(running);
         let mut total = Fetched::default();
         loop {
-            let next = self.control.or_cancelled(async { decoding.next().await.transpose() }).await?;
-            let Some((fetched, one)) = next else {
-                return Ok(total);
+            let next = async {
+                tokio::select! {
+                    () = arrived.closed() => Ok(None),
+                    next = running.next() => next.transpose(),
+                }
             };
-            total = total.and(fetched);
-            if arrived.send(one).await.is_err() {
-                return Ok(total);
+            match self.control.or_cancelled(next).await? {
+                Some(fetched) => total = total.and(fetched),
+                None => return Ok(total),
             }
         }
     }
 
-    async fn job_fetch(&self, job: Job) -> Result<(Fetched, Vec<Came>), TransferError> {
-        match self.job_read(&job).await {
-            Ok(bytes) => {
-                let fetched = Fetched { bytes: bytes.len() as u64, requests: 1 };
-                Ok((fetched, batches(job, bytes).into_iter().map(Came::Batch).collect()))
-            }
-            // Prune moved the chunks, the capability ended, or the pack is quarantined: a new layout says where to go.
-            Err(why) if needs_layout(&why) => {
-                let parts = job.frames.into_iter().flat_map(|frame| frame.parts).collect();
-                let (fetched, list) = self.parts_fetch(parts).await?;
-                Ok((fetched, list.into_iter().map(Came::Again).collect()))
-            }
-            Err(why) => Err(why.into()),
+    /// Makes a request and hands on what came of it.
+    async fn job_fetch(&self, job: Job, line: &Line<'_>) -> Result<Fetched, TransferError> {
+        let why = match self.job_read_in_turn(&job, line).await {
+            Ok(bytes) => return self.hand_on(job, bytes, line).await,
+            Err(why) => why,
+        };
+        if !needs_layout(&why) {
+            return Err(why.into());
         }
+        // Prune moved the chunks, the capability ended, or the pack is quarantined: a new layout says where to go.
+        let parts = job.frames.into_iter().flat_map(|frame| frame.parts).collect();
+        let mut fetched = Fetched::default();
+        for job in self.parts_plan(parts).await? {
+            let bytes = self.job_read_in_turn(&job, line).await?;
+            fetched = fetched.and(self.hand_on(job, bytes, line).await?);
+        }
+        Ok(fetched)
     }
 
-    /// Fetches these chunks by new layouts; once, so that a server that is wrong for good is not asked for ever.
-    async fn parts_fetch(&self, parts: Vec<Part>) -> Result<(Fetched, Vec<Arrived>), TransferError> {
+    async fn job_read_in_turn(&self, job: &Job, line: &Line<'_>) -> Result<Lent, ApiError> {
+        let _turn = line.asking.acquire().await;
+        self.job_read(job).await
+    }
+
+    /// Decodes a part of the bytes at a time; ends early when nobody takes it any more.
+    async fn hand_on(&self, job: Job, bytes: Lent, line: &Line<'_>) -> Result<Fetched, TransferError> {
+        let fetched = Fetched { bytes: bytes.len() as u64, requests: 1 };
+        let _turn = line.decoding.acquire().await;
+        for batch in batches(job, bytes) {
+            if line.arrived.send(self.decode(batch).await?).await.is_err() {
+                break;
+            }
+        }
+        Ok(fetched)
+    }
+
+    /// The requests for these chunks by new layouts; not again after that, so that a server that is wrong for good is not asked for ever.
+    async fn parts_plan(&self, parts: Vec<Part>) -> Result<Vec<Job>, TransferError> {
         let mut by_segment: BTreeMap<usize, Vec<Need>> = BTreeMap::new();
         for part in &parts {
             by_segment.entry(part.segment()).or_default().extend(part.needs());
@@ -192,17 +155,21 @@ impl Fetcher {
         let mut plan = Plan::default();
         for (segment, needs) in by_segment {
             let layout = self.content.layout(segment).await?;
-            plan.add(&needs, &layout).map_err(|chunk| self.no_place(segment, chunk))?;
+            plan.add(&needs, &layout).map_err(|chunk| no_place(&self.content, segment, chunk))?;
         }
-        let (mut fetched, mut list) = (Fetched::default(), Vec::new());
-        for job in plan.jobs(&self.caps) {
+        Ok(plan.jobs(&self.caps))
+    }
+
+    /// Fetches these chunks by new layouts.
+    async fn parts_fetch(&self, parts: Vec<Part>) -> Result<Vec<Arrived>, TransferError> {
+        let mut list = Vec::new();
+        for job in self.parts_plan(parts).await? {
             let bytes = self.job_read(&job).await?;
-            fetched = fetched.and(Fetched { bytes: bytes.len() as u64, requests: 1 });
             for batch in batches(job, bytes) {
                 list.push(self.decode(batch).await?);
             }
         }
-        Ok((fetched, list))
+        Ok(list)
     }
 
     async fn job_read(&self, job: &Job) -> Result<Lent, ApiError> {
@@ -273,7 +240,7 @@ pub(crate) fn arrived_verify(
         }
         fetcher.parts_fetch(bad).await
     };
-    let (_, list) = runtime.block_on(fetcher.control.or_cancelled(refetch))?;
+    let list = runtime.block_on(fetcher.control.or_cancelled(refetch))?;
     for again in list {
         let pack = again.pack;
         if let Some(part) = frames_verify(again, fetcher, put)?.first() {

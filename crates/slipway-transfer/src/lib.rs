@@ -5,6 +5,7 @@
 //! [`nbd_serve`] lets others do so. Threads read, hash and write; tasks wait for the network; bounded
 //! channels lie between them. Every future here wants a Tokio runtime with its timers and blocking threads.
 
+mod ahead;
 mod blank;
 mod buffers;
 mod caps;

@@ -3,6 +3,7 @@
 use crate::Caps;
 use slipway_chunk::{ChunkAt, ChunkId, Layout, PackId, SEGMENT_LEN};
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// A chunk that is wanted at a place of the image.
@@ -38,14 +39,18 @@ pub(crate) struct Part {
     pub(crate) len: u32,
     pub(crate) from: u32,
     at: u64,
-    /// Mostly empty, and then it takes no memory of its own.
-    more: Vec<u64>,
+    /// Mostly none, and there are many parts: an empty list would take three words.
+    more: Option<Box<Places>>,
 }
+
+/// Further places of the image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Places(Vec<u64>);
 
 impl Part {
     /// All places of the image that want it.
     pub(crate) fn places(&self) -> impl Iterator<Item = u64> {
-        std::iter::once(self.at).chain(self.more.iter().copied())
+        std::iter::once(self.at).chain(self.more.iter().flat_map(|more| more.0.iter().copied()))
     }
 
     pub(crate) fn needs(&self) -> impl Iterator<Item = Need> {
@@ -59,13 +64,18 @@ impl Part {
 }
 
 /// The frames that hold what is wanted, gathered from the layouts of several segments: a frame that chunks of many segments lie in
-/// is asked for once.
+/// is asked for once. Layouts may be added while requests are taken.
 #[derive(Default)]
 pub(crate) struct Plan {
     addresses: HashMap<PackId, Arc<str>>,
-    frames: BTreeMap<(PackId, u64), Frame>,
+    frames: BTreeMap<FrameKey, Frame>,
     needs: usize,
+    /// The last frame that was taken.
+    last: Option<FrameKey>,
 }
+
+/// The pack, and where in it the frame begins.
+type FrameKey = (PackId, u64);
 
 struct Frame {
     len: u32,
@@ -75,7 +85,7 @@ struct Frame {
 }
 
 impl Plan {
-    /// Chunks wanted so far.
+    /// Places whose chunks are still to be taken.
     pub(crate) fn needs(&self) -> usize {
         self.needs
     }
@@ -87,6 +97,7 @@ impl Plan {
     pub(crate) fn add(&mut self, needs: &[Need], layout: &Layout) -> Result<(), ChunkId> {
         let places: HashMap<(ChunkId, u32), &ChunkAt> =
             layout.chunks.iter().map(|chunk| ((chunk.id, chunk.len), chunk)).collect();
+        let mut touched: Vec<FrameKey> = Vec::new();
         for need in needs {
             let chunk = places.get(&(need.id, need.len)).ok_or(need.id)?;
             let at = layout.frames[chunk.frame as usize];
@@ -96,46 +107,72 @@ impl Plan {
                 self.addresses.insert(pack.id, pack.address.as_str().into());
             }
             let new = Frame { len: at.len, raw_len: at.raw_len, parts: Vec::new() };
-            let frame = self.frames.entry((pack.id, at.offset)).or_insert(new);
+            let key = (pack.id, at.offset);
+            let frame = self.frames.entry(key).or_insert(new);
             if (frame.len, frame.raw_len) != (at.len, at.raw_len) {
                 return Err(need.id);
             }
             match frame.parts.iter_mut().find(|part| part.from == chunk.at) {
-                Some(part) if (part.id, part.len) == (need.id, need.len) => part.more.push(need.at),
+                Some(part) if (part.id, part.len) == (need.id, need.len) => {
+                    part.more.get_or_insert_default().0.push(need.at)
+                }
                 // Two chunks at one place of a frame cannot both be there.
                 Some(_) => return Err(need.id),
                 None => {
-                    let part = Part { id: need.id, len: need.len, from: chunk.at, at: need.at, more: Vec::new() };
+                    let part = Part { id: need.id, len: need.len, from: chunk.at, at: need.at, more: None };
                     frame.parts.push(part);
                 }
             }
             self.needs += 1;
+            if touched.last() != Some(&key) {
+                touched.push(key);
+            }
+        }
+        // Many lists that wait, each with room for a third more, are some MiB.
+        for key in touched {
+            self.frames.get_mut(&key).into_iter().for_each(|frame| frame.parts.shrink_to_fit());
         }
         Ok(())
     }
 
-    /// The requests, in pack order; frames with a small gap between them come together.
-    pub(crate) fn jobs(self, caps: &Caps) -> Vec<Job> {
-        let mut jobs: Vec<Job> = Vec::new();
-        let mut raw = 0;
-        for ((pack, offset), frame) in self.frames {
+    /// The next request, in pack order and then round again, so that a frame waits long for what later segments want of it; frames
+    /// with a small gap between them come together.
+    pub(crate) fn take(&mut self, caps: &Caps) -> Option<Job> {
+        let behind = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let first = match self.frames.range((behind, Bound::Unbounded)).next() {
+            Some((key, _)) => *key,
+            None => *self.frames.first_key_value()?.0,
+        };
+        let (pack, at) = first;
+        let (mut len, mut raw, mut keys) = (0, 0, Vec::new());
+        for (&(next, offset), frame) in self.frames.range(first..) {
             let end = offset + u64::from(frame.len);
-            if let Some(job) = jobs.last_mut()
-                && job.pack == pack
-                && offset <= job.at + u64::from(job.len) + u64::from(caps.gap)
-                && end - job.at <= u64::from(caps.range)
-                && raw + frame.raw_len <= caps.range_raw
-            {
-                job.len = job.len.max((end - job.at) as u32);
-                job.frames.push(FrameJob { skip: (offset - job.at) as u32, len: frame.len, parts: frame.parts });
-                raw += frame.raw_len;
-                continue;
+            let fits = next == pack
+                && offset <= at + u64::from(len) + u64::from(caps.gap)
+                && end - at <= u64::from(caps.range)
+                && raw + frame.raw_len <= caps.range_raw;
+            // The first one, whatever the bounds.
+            if !fits && !keys.is_empty() {
+                break;
             }
-            raw = frame.raw_len;
-            let frames = vec![FrameJob { skip: 0, len: frame.len, parts: frame.parts }];
-            jobs.push(Job { pack, address: self.addresses[&pack].clone(), at: offset, len: frame.len, frames });
+            len = len.max((end - at) as u32);
+            raw += frame.raw_len;
+            keys.push((next, offset));
         }
-        jobs
+        self.last = keys.last().copied();
+        let frames = keys.into_iter().filter_map(|key| self.frame_take(key, at)).collect();
+        Some(Job { pack, address: self.addresses[&pack].clone(), at, len, frames })
+    }
+
+    fn frame_take(&mut self, key: FrameKey, at: u64) -> Option<FrameJob> {
+        let frame = self.frames.remove(&key)?;
+        self.needs -= frame.parts.iter().map(|part| part.places().count()).sum::<usize>();
+        Some(FrameJob { skip: (key.1 - at) as u32, len: frame.len, parts: frame.parts })
+    }
+
+    /// All requests that are left.
+    pub(crate) fn jobs(mut self, caps: &Caps) -> Vec<Job> {
+        std::iter::from_fn(|| self.take(caps)).collect()
     }
 }
 
@@ -192,6 +229,25 @@ mod tests {
         check(&caps, &[(0, 300), (0, 0)], &[0, 2], &[(0, 100, 1), (300, 100, 1)]);
         let raw = Caps { range_raw: 8192, ..caps };
         check(&raw, &[(0, 64), (0, 164)], &[0, 2], &[(64, 100, 1), (164, 100, 1)]);
+    }
+
+    #[test]
+    fn what_comes_while_requests_are_taken_is_gathered() {
+        let caps = Caps { gap: 0, range: 100, ..Caps::default() };
+        let layout = layout(&[(0, 0), (0, 100), (1, 0)]);
+        let mut plan = Plan::default();
+        plan.add(&[need(0, 0), need(2, 4096), need(4, 8192)], &layout).unwrap();
+        let place = |job: Option<Job>| job.map(|job| (job.pack.as_bytes()[0], job.at, job.frames[0].parts.len()));
+        assert_eq!(place(plan.take(&caps)), Some((0, 0, 1)));
+        // Frame 0 is gone already and comes again after the others; frame 2 has waited.
+        plan.add(&[need(1, 12288), need(5, 16384)], &layout).unwrap();
+        assert_eq!(plan.needs(), 4);
+        assert_eq!(place(plan.take(&caps)), Some((0, 100, 1)));
+        assert_eq!(place(plan.take(&caps)), Some((1, 0, 2)));
+        assert_eq!(place(plan.take(&caps)), Some((0, 0, 1)));
+        assert_eq!((place(plan.take(&caps)), plan.needs()), (None, 0));
+        plan.add(&[need(3, 0)], &layout).unwrap();
+        assert_eq!(place(plan.take(&caps)), Some((0, 100, 1)));
     }
 
     #[test]

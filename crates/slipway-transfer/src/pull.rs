@@ -1,5 +1,6 @@
 //! Pull: a version as a new sparse file, or as a stream in order.
 
+use crate::ahead::no_place;
 use crate::buffers::{Buffers, Lent};
 use crate::fetch::{Arrived, Fetcher, Pools, arrived_verify};
 use crate::flash::{FlashOptions, Flashed, flash};
@@ -221,7 +222,7 @@ async fn windows_fetch(
             let needs: Vec<Need> =
                 window.iter().filter_map(|look| Some(Need { id: look.chunk?, len: look.len, at: look.at })).collect();
             let mut plan = Plan::default();
-            plan.add(&needs, layout).map_err(|chunk| fetcher.no_place(index, chunk))?;
+            plan.add(&needs, layout).map_err(|chunk| no_place(content, index, chunk))?;
             let jobs = plan.jobs(&fetcher.caps);
             let len: u64 = window.iter().map(|look| u64::from(look.len)).sum();
             let mut data = buffers.lend();

@@ -37,12 +37,20 @@ impl RemoteContent {
     /// # Errors
     /// [`TransferError::Document`] when the manifest is not the one that the version's root names.
     pub async fn open(client: &Client, reference: &VersionRef) -> Result<Self, TransferError> {
-        let version = client.version_resolve(reference).await?;
+        // Both at once: on a long line each question costs a round trip.
+        let manifest_ask = client.version_manifest(&reference.image, &reference.pick);
+        let (version, bytes) = tokio::join!(client.version_resolve(reference), manifest_ask);
+        let version = version?;
         let pick = VersionPick::Number(version.number);
-        let bytes = client.version_manifest(&reference.image, &pick).await?;
         let what = format!("manifest of {}:{}", reference.image, version.number);
-        let manifest =
-            Manifest::decode(&bytes).map_err(|source| TransferError::Format { what: what.clone(), source })?;
+        let decode = |bytes: &[u8]| {
+            Manifest::decode(bytes).map_err(|source| TransferError::Format { what: what.clone(), source })
+        };
+        let mut manifest = decode(&bytes?)?;
+        if manifest.root() != version.root && reference.pick != pick {
+            // The channel was moved between the two answers.
+            manifest = decode(&client.version_manifest(&reference.image, &pick).await?)?;
+        }
         if manifest.root() != version.root || manifest.size != version.size {
             let reason = format!("it has the root {}, not {}", manifest.root(), version.root);
             return Err(TransferError::Document { what, reason });
@@ -82,13 +90,17 @@ impl RemoteContent {
 
     /// The extents of segment `index`.
     pub(crate) async fn segment(&self, index: usize) -> Result<Arc<Segment>, TransferError> {
-        let id = self.0.manifest.segments[index];
-        if let Some(segment) = self.kept().segments.get(&id) {
-            return Ok(segment.clone());
+        if let Some(segment) = self.segment_kept(index) {
+            return Ok(segment);
         }
         let segment = self.segment_fetch(index).await?;
-        self.kept().keep(id, segment.clone());
+        self.kept().keep(self.0.manifest.segments[index], segment.clone());
         Ok(segment)
+    }
+
+    /// The extents of segment `index`, if they are here already.
+    pub(crate) fn segment_kept(&self, index: usize) -> Option<Arc<Segment>> {
+        self.kept().segments.get(&self.0.manifest.segments[index]).cloned()
     }
 
     /// As [`segment`](Self::segment), but it is not kept here.

@@ -51,6 +51,23 @@ pub(crate) const FAULTS: [Fault; 9] = [
     Fault::Stall,
 ];
 
+/// A question as it came, or its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    LayoutAsked(usize),
+    LayoutAnswered(usize),
+    Blob,
+}
+
+/// A list that is being waited for.
+struct ListOpen(Origin);
+
+impl Drop for ListOpen {
+    fn drop(&mut self) {
+        self.0.kept().lists_open -= 1;
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Place {
     pack: PackId,
@@ -84,6 +101,16 @@ pub(crate) struct Kept {
     pub(crate) frames_bytes: u64,
     pub(crate) blob_requests: u64,
     pub(crate) blob_bytes: u64,
+    /// Segments and layouts of segments from this one on wait so long.
+    pub(crate) lists_delay: Option<(usize, Duration)>,
+    /// The layout of this segment is refused.
+    pub(crate) layout_refused: Option<usize>,
+    /// Segments and layouts that are asked for and not answered yet; who hangs up takes the question back.
+    pub(crate) lists_open: u32,
+    /// What a fetch asked for, in order.
+    pub(crate) seen: Vec<Seen>,
+    /// Manifests of `latest` that are still the one before.
+    pub(crate) manifests_old: u32,
     pub(crate) findings: Vec<String>,
     pub(crate) tokens_at_blobs: u32,
 }
@@ -135,6 +162,24 @@ impl Origin {
 
     pub(crate) fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap()
+    }
+
+    /// The most chunks of one segment.
+    pub(crate) fn chunks_max(&self) -> usize {
+        let kept = self.kept();
+        kept.segments.values().map(|bytes| Segment::decode(bytes).unwrap().chunks().count()).max().unwrap()
+    }
+
+    async fn list_wait(&self, index: usize) {
+        let delay = {
+            let mut kept = self.kept();
+            kept.lists_open += 1;
+            kept.lists_delay.filter(|(from, _)| index >= *from)
+        };
+        let _open = ListOpen(self.clone());
+        if let Some((_, delay)) = delay {
+            tokio::time::sleep(delay).await;
+        }
     }
 }
 
@@ -194,15 +239,30 @@ async fn version(State(origin): State<Origin>, Path(v): Path<String>) -> Answer 
 }
 
 async fn manifest(State(origin): State<Origin>, Path(v): Path<String>) -> Answer {
-    Ok(origin.kept().manifest(&v)?.1.encode().into_response())
+    let mut kept = origin.kept();
+    let v = match kept.manifests_old {
+        old if old > 0 && v == "latest" => {
+            kept.manifests_old -= 1;
+            (kept.versions.len() - 2).to_string()
+        }
+        _ => v,
+    };
+    Ok(kept.manifest(&v)?.1.encode().into_response())
 }
 
 async fn segment(State(origin): State<Origin>, Path((v, i)): Path<(String, usize)>) -> Answer {
+    origin.list_wait(i).await;
     Ok(origin.kept().segment(&v, i)?.clone().into_response())
 }
 
 async fn layout(State(origin): State<Origin>, Path((v, i)): Path<(String, usize)>) -> Answer {
-    let kept = origin.kept();
+    origin.kept().seen.push(Seen::LayoutAsked(i));
+    origin.list_wait(i).await;
+    let mut kept = origin.kept();
+    kept.seen.push(Seen::LayoutAnswered(i));
+    if kept.layout_refused == Some(i) {
+        return Err(refuse(Code::NotFound));
+    }
     let segment = Segment::decode(kept.segment(&v, i)?).unwrap();
     let mut layout = Layout { packs: Vec::new(), frames: Vec::new(), chunks: Vec::new() };
     let (mut packs, mut frames, mut chunks) = (HashMap::new(), HashMap::new(), HashSet::new());
@@ -330,6 +390,7 @@ async fn blob(
     }
     let mut kept = origin.kept();
     kept.blob_requests += 1;
+    kept.seen.push(Seen::Blob);
     kept.tokens_at_blobs += u32::from(headers.contains_key(header::AUTHORIZATION));
     let fault = kept.faults.pop_front().or(kept.always);
     match fault {
