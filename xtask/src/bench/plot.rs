@@ -66,6 +66,15 @@ fn grouped(value: f64) -> String {
     format!("{},{:03}", (value / 1000.0).floor(), value % 1000.0)
 }
 
+/// Whether a figure at this place would lie on none of those before: the table beside the picture has those that are left out.
+fn has_room(figures: &mut Vec<(f64, f64)>, (x, y): (f64, f64)) -> bool {
+    let free = !figures.iter().any(|(at, height)| (at - x).abs() < 30.0 && (height - y).abs() < 9.0);
+    if free {
+        figures.push((x, y));
+    }
+    free
+}
+
 impl Plot {
     /// The curves in words, for who cannot see them.
     fn told(&self) -> String {
@@ -128,7 +137,6 @@ impl Plot {
         }
         put(format_args!("<text x=\"{LEFT}\" y=\"{}\">{}</text>", HEIGHT - 12.0, escaped(&self.x)));
         put(format_args!("<text transform=\"translate(16 {bottom}) rotate(-90)\">{}</text>", escaped(&self.y)));
-        // A figure that would lie on another one is left out: the table beside the picture has it.
         let mut figures: Vec<(f64, f64)> = Vec::new();
         for (number, series) in self.series.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
@@ -141,15 +149,12 @@ impl Plot {
             for (x, y) in shown {
                 let (x, y, value) = (place_x(*x), place_y(*y), super::report::short(*y));
                 put(format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"));
-                if figures.iter().any(|(at, height)| (at - x).abs() < 30.0 && (height - y).abs() < 9.0) {
-                    continue;
+                if has_room(&mut figures, (x, y)) {
+                    let (x, y) = (x + 4.0, y - 5.0);
+                    put(format_args!(
+                        "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"10\" style=\"fill:{colour}\">{value}</text>"
+                    ));
                 }
-                figures.push((x, y));
-                put(format_args!(
-                    "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"10\" style=\"fill:{colour}\">{value}</text>",
-                    x + 4.0,
-                    y - 5.0
-                ));
             }
             let y = TOP + 14.0 * (number as f64 + 1.0);
             put(format_args!(
