@@ -63,6 +63,10 @@ fn main() -> ExitCode {
 
 /// Runs a command, and gives the exit code when nothing failed: 0, or that of a process in a container.
 fn command_run(command: Command, cx: &Context) -> Result<u8, Failure> {
+    if matches!(command, Command::Pull(_) | Command::Flash(_)) {
+        // Before there are threads that have heaps of their own.
+        slipway_disk::freed_memory_return();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|why| {
         Failure::new(exit::FAILED, format!("starting threads: {}", failure::reason(&why)))
             .next("look at the limits of this account with 'ulimit -a'")

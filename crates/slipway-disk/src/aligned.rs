@@ -1,12 +1,16 @@
 //! A buffer whose memory is aligned for `O_DIRECT`, without unsafe code: some bytes more are allocated and
 //! the first aligned one is found. It is never moved once it has been handed out.
 
+use crate::memory::huge_pages_ask;
 use std::ops::{Deref, DerefMut};
 
 /// What every disk accepts: the largest logical sector in use, and the page size.
 pub(crate) const ALIGN: usize = 4096;
 /// A buffer that has to grow becomes a multiple of this.
 const GROWS_BY: usize = 256 << 10;
+/// Longer than half of it, it becomes a multiple of this, and lies in huge pages where the kernel has some: a direct transfer pins every
+/// page of its memory, which is most of what the processor does for it.
+const HUGE: usize = 2 << 20;
 
 pub(crate) struct Aligned {
     memory: Vec<u8>,
@@ -16,10 +20,14 @@ pub(crate) struct Aligned {
 
 impl Aligned {
     pub(crate) fn new(len: usize) -> Aligned {
-        let memory = vec![0; len + ALIGN];
-        let start = memory.as_ptr().align_offset(ALIGN);
+        let align = if len < HUGE { ALIGN } else { HUGE };
+        let mut memory = vec![0; len + align];
+        let start = memory.as_ptr().align_offset(align);
         // `align_offset` may give up with usize::MAX only in constant evaluation.
-        debug_assert!(start < ALIGN);
+        debug_assert!(start < align);
+        if align == HUGE {
+            huge_pages_ask(&mut memory[start..start + len]);
+        }
         Aligned { memory, start, len }
     }
 
@@ -33,7 +41,8 @@ impl Aligned {
         if self.len < len {
             // The old memory goes before the new one comes.
             *self = Aligned::empty();
-            *self = Aligned::new(len.next_multiple_of(GROWS_BY));
+            let unit = if len > HUGE / 2 { HUGE } else { GROWS_BY };
+            *self = Aligned::new(len.next_multiple_of(unit));
         }
     }
 }
