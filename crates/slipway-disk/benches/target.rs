@@ -45,7 +45,7 @@ fn holding(bytes: &[u8]) -> NamedTempFile {
 #[divan::bench(args = [256 << 10, 1 << 20])]
 fn read(bencher: Bencher<'_, '_>, span: usize) {
     let file = holding(&noise(1, SIZE));
-    let (mut target, mut buffer) = (open(&file), ReadBuffer::new());
+    let (target, mut buffer) = (open(&file), ReadBuffer::new());
     bencher.counter(BytesCount::new(SIZE)).bench_local(|| {
         for at in (0..SIZE).step_by(span) {
             target.read_into(at as u64, span, &mut buffer).unwrap();

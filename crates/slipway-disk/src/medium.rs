@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, fdatasync, seek};
 use rustix::io::Errno;
@@ -28,6 +29,8 @@ pub(crate) struct Medium {
     file: File,
     /// The same thing with `O_DIRECT`; `None` where the file system refuses it.
     direct: Option<File>,
+    /// It was refused later: the page cache serves from then on.
+    refused: AtomicBool,
     device: bool,
     len: u64,
     /// Direct I/O happens in units of this: the logical sector of a device, 4096 in files.
@@ -54,6 +57,7 @@ impl Medium {
             path: path.to_owned(),
             file,
             direct,
+            refused: AtomicBool::new(false),
             device,
             len,
             align,
@@ -92,12 +96,16 @@ impl Medium {
     }
 
     pub(crate) fn is_direct(&self) -> bool {
-        self.direct.is_some()
+        self.direct().is_some()
+    }
+
+    fn direct(&self) -> Option<&File> {
+        self.direct.as_ref().filter(|_| !self.refused.load(Ordering::Relaxed))
     }
 
     /// Up to here transfers may be direct; an odd tail of a file goes through the page cache.
     fn direct_end(&self) -> u64 {
-        if self.direct.is_some() { self.len - self.len % self.align } else { 0 }
+        if self.is_direct() { self.len - self.len % self.align } else { 0 }
     }
 
     fn io(&self, act: &'static str, at: u64, source: io::Error) -> DiskError {
@@ -113,39 +121,48 @@ impl Medium {
 
     /// Reads exactly `len` bytes at `at`, of any alignment.
     pub(crate) fn read(&mut self, at: u64, len: usize) -> Result<&mut [u8], DiskError> {
-        self.range_check(at, len as u64, self.len)?;
-        let start = at - at % self.align;
-        let end = (at + len as u64).next_multiple_of(self.align).min(self.len);
-        self.buffer.reserve((end - start) as usize);
-        if let Err(error) = self.read_span(start, end) {
-            return Err(self.io("reading", at, error));
-        }
-        let from = (at - start) as usize;
+        let mut buffer = std::mem::replace(&mut self.buffer, Aligned::empty());
+        let from = self.read_around(at, len, &mut buffer);
+        self.buffer = buffer;
+        let from = from?;
         Ok(&mut self.buffer[from..from + len])
     }
 
-    /// Hands over what [`Medium::read`] has just read at `at`, and takes the other's memory for the next.
-    pub(crate) fn read_take(&mut self, at: u64, len: usize, into: &mut ReadBuffer) {
-        std::mem::swap(&mut self.buffer, &mut into.memory);
-        (into.from, into.len) = ((at % self.align) as usize, len);
+    /// As [`Medium::read`], into memory of the caller's; for several threads at once.
+    pub(crate) fn read_into(&self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
+        into.clear();
+        into.from = self.read_around(at, len, &mut into.memory)?;
+        into.len = len;
+        Ok(())
     }
 
-    /// Fills the buffer with `start..end`; both aligned, or the end of the medium.
-    fn read_span(&mut self, start: u64, end: u64) -> io::Result<()> {
+    /// Reads the aligned units around a range, and tells where in `into` the range begins.
+    fn read_around(&self, at: u64, len: usize, into: &mut Aligned) -> Result<usize, DiskError> {
+        self.range_check(at, len as u64, self.len)?;
+        let start = at - at % self.align;
+        let end = (at + len as u64).next_multiple_of(self.align).min(self.len);
+        into.reserve((end - start) as usize);
+        self.read_span(start, end, into).map_err(|error| self.io("reading", at, error))?;
+        Ok((at - start) as usize)
+    }
+
+    /// Fills `into` with `start..end`; both aligned, or the end of the medium.
+    fn read_span(&self, start: u64, end: u64, into: &mut [u8]) -> io::Result<()> {
         let mut at = start;
         while at < end {
+            let direct = self.direct();
             if let Some(fault) = self.faults.strike(Op::Read) {
-                self.direct_give_up(fault.to_error())?;
+                self.direct_give_up(direct, fault.to_error())?;
                 continue;
             }
             let direct_end = self.direct_end();
             let from = (at - start) as usize;
-            let done = match &self.direct {
+            let done = match direct {
                 Some(direct) if at < direct_end => {
                     let until = (end.min(direct_end) - start) as usize;
-                    match direct.read_at(&mut self.buffer[from..until], at) {
+                    match direct.read_at(&mut into[from..until], at) {
                         Err(error) => {
-                            self.direct_give_up(error)?;
+                            self.direct_give_up(Some(direct), error)?;
                             continue;
                         }
                         Ok(got) if from + got < until => got - got % self.align as usize,
@@ -158,7 +175,7 @@ impl Medium {
                         // Without this the page cache would answer what we ourselves wrote.
                         let _ = fadvise(&self.file, at, std::num::NonZeroU64::new(end - at), Advice::DontNeed);
                     }
-                    self.file.read_at(&mut self.buffer[from..until], at)?
+                    self.file.read_at(&mut into[from..until], at)?
                 }
             };
             if done == 0 {
@@ -214,21 +231,18 @@ impl Medium {
             }
         }
         self.buffer[from..from + body.len()].copy_from_slice(body);
-        // Out of the medium meanwhile, which may give up its direct way.
-        let buffer = std::mem::replace(&mut self.buffer, Aligned::empty());
-        let wrote = self.write_direct(start, &buffer[..span]);
-        self.buffer = buffer;
-        wrote?;
+        self.write_direct(start, &self.buffer[..span])?;
         if tail.is_empty() { Ok(()) } else { self.write_cached(direct_end, tail) }
     }
 
     /// The kernel may refuse direct transfers at any time, some file systems for some places only: the page cache
     /// serves then. Every other error is one.
-    fn direct_give_up(&mut self, error: io::Error) -> io::Result<()> {
-        match self.direct.take_if(|_| refuses_direct(&error)) {
-            Some(_) => Ok(()),
-            None => Err(error),
+    fn direct_give_up(&self, tried: Option<&File>, error: io::Error) -> io::Result<()> {
+        if tried.is_none() || !refuses_direct(&error) {
+            return Err(error);
         }
+        self.refused.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// One sector as it is now, into `edge`.
@@ -237,31 +251,30 @@ impl Medium {
             return Err(fault.to_error());
         }
         let sector = &mut self.edge[..self.align as usize];
-        match &self.direct {
-            Some(direct) => direct.read_exact_at(sector, at),
-            None => self.file.read_exact_at(sector, at),
-        }
+        let direct = self.direct.as_ref().filter(|_| !self.refused.load(Ordering::Relaxed));
+        direct.unwrap_or(&self.file).read_exact_at(sector, at)
     }
 
     /// Writes these bytes at `start`; place, length and memory are aligned.
-    fn write_direct(&mut self, start: u64, all: &[u8]) -> io::Result<()> {
+    fn write_direct(&self, start: u64, all: &[u8]) -> io::Result<()> {
         let (mut done, span) = (0, all.len());
         while done < span {
+            let direct = self.direct();
             let fault = self.faults.strike(Op::Write);
             let until = match fault {
                 Some(Fault::ShortWrite) => done + (span - done) / 2 / self.align as usize * self.align as usize,
                 Some(fault) => {
-                    self.direct_give_up(fault.to_error())?;
+                    self.direct_give_up(direct, fault.to_error())?;
                     continue;
                 }
                 None => span,
             };
             let bytes = &all[done..until];
             let at = start + done as u64;
-            let wrote = match &self.direct {
+            let wrote = match direct {
                 Some(direct) if !bytes.is_empty() => match direct.write_at(bytes, at) {
                     Err(error) => {
-                        self.direct_give_up(error)?;
+                        self.direct_give_up(Some(direct), error)?;
                         continue;
                     }
                     Ok(wrote) => wrote,
@@ -351,7 +364,7 @@ impl Medium {
             self.poisoned = true;
             return Err(DiskError::Flush { path: self.path.clone(), source });
         }
-        if self.device && self.direct.is_none() {
+        if self.device && !self.is_direct() {
             // A device that refuses direct reads must at least not answer from memory.
             let _ = ioctl::cache_drop(&self.file);
         }

@@ -37,7 +37,7 @@ impl TargetReader {
     ///
     /// # Errors
     /// As [`Target::read`].
-    pub fn read_into(&mut self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
+    pub fn read_into(&self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
         self.target.read_into(at, len, into)
     }
 

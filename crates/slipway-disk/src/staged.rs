@@ -62,9 +62,11 @@ impl Staged {
         self.medium.read(at, len)
     }
 
-    /// See [`Medium::read_take`].
-    pub(crate) fn read_take(&mut self, at: u64, len: usize, into: &mut ReadBuffer) {
-        self.medium.read_take(at, len, into);
+    /// As [`Staged::read`], for several threads at once: what is still collected stays so, and is laid over what was read.
+    pub(crate) fn read_into(&self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
+        self.medium.read_into(at, len, into)?;
+        lay_over(into.bytes_mut(), at, &self.pending[..self.pending_len], self.pending_at);
+        Ok(())
     }
 
     /// Reads what the range holds, to compare with it: possibly from memory, never for a read-back.
@@ -79,9 +81,7 @@ impl Staged {
             }
             let step = AHEAD_LEN.min(self.medium.len() - at);
             self.pending_settle(at, step)?;
-            self.ahead.clear();
-            self.medium.read(at, step as usize)?;
-            self.medium.read_take(at, step as usize, &mut self.ahead);
+            self.medium.read_into(at, step as usize, &mut self.ahead)?;
             self.ahead_at = at;
         }
         let from = (at - self.ahead_at) as usize;
@@ -95,7 +95,7 @@ impl Staged {
     /// Writes, now or together with what follows. An error may be one of an earlier write; it names its place.
     pub(crate) fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), DiskError> {
         self.medium.write_check(at, bytes.len() as u64)?;
-        self.ahead_patch(at, bytes);
+        lay_over(self.ahead.bytes_mut(), self.ahead_at, bytes, at);
         let joins = self.pending_at + self.pending_len as u64 == at && self.pending_len + bytes.len() <= PENDING_MAX;
         if !joins {
             self.pending_write()?;
@@ -151,14 +151,14 @@ impl Staged {
         let end = self.pending_at + self.pending_len as u64;
         if self.pending_at < at.saturating_add(len) && at < end { self.pending_write() } else { Ok(()) }
     }
+}
 
-    fn ahead_patch(&mut self, at: u64, bytes: &[u8]) {
-        let (from, to) = (at.max(self.ahead_at), (at + bytes.len() as u64).min(self.ahead_end()));
-        if from < to {
-            let piece = &bytes[(from - at) as usize..(to - at) as usize];
-            let held = (from - self.ahead_at) as usize..(to - self.ahead_at) as usize;
-            self.ahead.bytes_mut()[held].copy_from_slice(piece);
-        }
+/// Where `old`, the bytes at `old_at`, and `new`, those at `new_at`, meet, the new ones count.
+fn lay_over(old: &mut [u8], old_at: u64, new: &[u8], new_at: u64) {
+    let (from, to) = (new_at.max(old_at), (new_at + new.len() as u64).min(old_at + old.len() as u64));
+    if from < to {
+        let piece = &new[(from - new_at) as usize..(to - new_at) as usize];
+        old[(from - old_at) as usize..(to - old_at) as usize].copy_from_slice(piece);
     }
 }
 
@@ -233,11 +233,11 @@ mod tests {
             size in 1_usize..2_500_000,
             direct in any::<bool>(),
             small in any::<bool>(),
-            steps in proptest::collection::vec((0_u8..7, 0_usize..2_500_000, 0_usize..300_000, any::<u8>()), 1..30),
+            steps in proptest::collection::vec((0_u8..8, 0_usize..2_500_000, 0_usize..300_000, any::<u8>()), 1..30),
         ) {
             let (file, medium) = medium(&vec![3; size], direct, if small { 512 } else { 4096 });
             let mut staged = Staged::new(medium);
-            let mut model = vec![3; size];
+            let (mut model, mut buffer) = (vec![3; size], ReadBuffer::new());
             let mut next = 0;
             for (kind, at, len, byte) in steps {
                 // Half of the steps go on where the last one ended.
@@ -262,6 +262,10 @@ mod tests {
                     }
                     4 => assert!(staged.read(at as u64, len).unwrap() == &model[at..end]),
                     5 => staged.flush().unwrap(),
+                    6 => {
+                        staged.read_into(at as u64, len, &mut buffer).unwrap();
+                        assert!(buffer.bytes() == &model[at..end]);
+                    }
                     _ => assert!(staged.read_old(at as u64, len).unwrap() == &model[at..end]),
                 }
             }

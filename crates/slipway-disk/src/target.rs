@@ -70,14 +70,12 @@ impl Target {
         self.medium.read(at, len).map(|bytes| &*bytes)
     }
 
-    /// As [`Target::read`], into memory that the caller keeps.
+    /// As [`Target::read`], into memory that the caller keeps; several threads may read at once.
     ///
     /// # Errors
     /// As [`Target::read`].
-    pub fn read_into(&mut self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
-        self.medium.read(at, len)?;
-        self.medium.read_take(at, len, into);
-        Ok(())
+    pub fn read_into(&self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
+        self.medium.read_into(at, len, into)
     }
 
     /// When `at` lies in a hole of a regular file: how many bytes from there are zeros for certain, within the image.

@@ -99,13 +99,14 @@ impl Writing {
         Ok(bytes)
     }
 
-    /// As [`Writing::read`], into memory that the caller keeps.
+    /// As [`Writing::read`], into memory that the caller keeps; several threads may read at once. What was written since the last
+    /// [`Writing::flush`] may come from memory.
     ///
     /// # Errors
     /// As [`Writing::read`].
-    pub fn read_into(&mut self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
-        self.read(at, len)?;
-        self.medium.read_take(at, len, into);
+    pub fn read_into(&self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
+        self.medium.read_into(at, len, into)?;
+        guards_lay_over(&self.guards, at, into.bytes_mut());
         Ok(())
     }
 

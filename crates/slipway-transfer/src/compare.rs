@@ -2,7 +2,7 @@
 
 use crate::blank::Blank;
 use crate::index::{Cutter, TargetIndex};
-use crate::look::{Look, Readable, SegmentFeed, looks, spans, spans_read};
+use crate::look::{Look, Readable, SegmentFeed, spans_read};
 use crate::marks::Marks;
 use crate::{Control, RemoteContent, Step, TransferError};
 use slipway_chunk::{ChunkId, is_zero};
@@ -129,7 +129,7 @@ impl ZeroIds {
 
 /// Reads the target once and compares it with the image; remembers up to `index` chunks of it. For a thread that may wait.
 pub(crate) fn target_compare(
-    target: &mut Readable<'_>,
+    target: Readable<'_>,
     content: &RemoteContent,
     index: usize,
     runtime: &Handle,
@@ -147,8 +147,8 @@ pub(crate) fn target_compare(
     let mut cutter = Cutter::new(content.manifest().params);
     let segments: Vec<usize> = (0..content.segment_count()).collect();
     let mut feed = SegmentFeed::new(content, runtime, control);
-    let whole = |_: &Readable<'_>, index: usize, segment: &_| spans(looks(index, segment));
-    spans_read(target, &mut feed, &segments, whole, |look, bytes| {
+    let all = |_: &Look| true;
+    spans_read(target, &mut feed, &segments, all, |look, bytes| {
         let zero = bytes.is_none_or(is_zero);
         let same = match bytes {
             Some(bytes) if zero => zeros.is_same(look, bytes),

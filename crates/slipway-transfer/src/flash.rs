@@ -3,7 +3,7 @@
 use crate::blank::Blank;
 use crate::compare::{Compared, target_compare};
 use crate::fetch::{Arrived, Fetched, Fetcher, Pools, arrived_verify};
-use crate::look::{Look, Readable, SegmentFeed, looks, spans, spans_read};
+use crate::look::{Look, Readable, SegmentFeed, looks, spans_read};
 use crate::marks::Marks;
 use crate::plan::Need;
 use crate::{Caps, Control, Event, RemoteContent, Step, TransferError};
@@ -145,14 +145,13 @@ impl Flash {
         &self.fetcher.control
     }
 
-    fn compare(&self, mut target: Target) -> Result<(Target, Compared), TransferError> {
+    fn compare(&self, target: Target) -> Result<(Target, Compared), TransferError> {
         let content = &self.fetcher.content;
         if target.facts().fresh {
             return Ok((target, Compared::fresh(content)));
         }
         let index = self.options.caps.index;
-        let compared =
-            target_compare(&mut Readable::Target(&mut target), content, index, &self.runtime, self.control())?;
+        let compared = target_compare(Readable::Target(&target), content, index, &self.runtime, self.control())?;
         Ok((target, compared))
     }
 
@@ -206,7 +205,7 @@ impl Flash {
         self.zero(&mut writing, marks)?;
         writing.flush()?;
         let verified = match self.options.verify {
-            true => self.read_back(&mut writing)?,
+            true => self.read_back(&writing)?,
             false => 0,
         };
         self.control().cancel.check()?;
@@ -235,7 +234,7 @@ impl Flash {
     }
 
     /// Reads back every piece of the image that was touched, and what is held to be written last.
-    fn read_back(&self, writing: &mut Writing) -> Result<u64, TransferError> {
+    fn read_back(&self, writing: &Writing) -> Result<u64, TransferError> {
         let content = &self.fetcher.content;
         let name = writing.facts().path.display().to_string();
         let (touched, held) = (writing.touched_ranges(), writing.guarded_ranges());
@@ -254,13 +253,8 @@ impl Flash {
         let mut meter = self.control().meter(Step::Verify, Some(total));
         let mut feed = SegmentFeed::new(content, &self.runtime, self.control());
         let mut checked = 0;
-        let wanted = |readable: &Readable<'_>, index: usize, segment: &Segment| match readable {
-            Readable::Writing(writing) => spans(
-                looks(index, segment).filter(|look| is_held(look) || writing.touched(look.at, u64::from(look.len))),
-            ),
-            Readable::Reader(_) | Readable::Target(_) => Vec::new(),
-        };
-        spans_read(&mut Readable::Writing(writing), &mut feed, &segments, wanted, |look, bytes| {
+        let wanted = |look: &Look| is_held(look) || writing.touched(look.at, u64::from(look.len));
+        spans_read(Readable::Writing(writing), &mut feed, &segments, wanted, |look, bytes| {
             if !look.is_same(bytes) {
                 return Err(TransferError::ReadBack { name: name.clone(), at: look.at });
             }

@@ -1,16 +1,17 @@
-//! Reading a target along the extents of an image: one thread reads, one looks.
+//! Reading a target along the extents of an image: some threads read, one looks.
 
 use crate::{Control, RemoteContent, TransferError};
 use slipway_chunk::{ChunkId, Extent, FRAME_RAW_MAX, SEGMENT_LEN, Segment, is_zero};
 use slipway_disk::{DiskError, ReadBuffer, Target, TargetReader, Writing};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// The most bytes of one read. Of such reads five are in memory: two wait, one is looked at, one is being read or wants to wait, and
-/// the target keeps one.
-const SPAN_LEN: u64 = 1 << 20;
+/// The most bytes of one read.
+const SPAN_LEN: u64 = 2 << 20;
+/// Reads at once. Five are in memory: for each of these one that is being read and one that waits, and one that is looked at.
+const READERS: usize = 2;
 /// Holes are looked at in parts of this length: no longer than the longest chunk, and all that is read back because something in it was
 /// written.
 const HOLE_PART_LEN: usize = 256 << 10;
@@ -58,37 +59,38 @@ pub(crate) fn looks(index: usize, segment: &Segment) -> impl Iterator<Item = Loo
 
 /// Neighbouring pieces that are read together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
+struct Span {
     at: u64,
     len: u64,
     looks: Vec<Look>,
 }
 
 /// Groups pieces that follow each other, up to [`SPAN_LEN`] bytes.
-pub(crate) fn spans(looks: impl Iterator<Item = Look>) -> Vec<Span> {
-    let mut spans: Vec<Span> = Vec::new();
-    for look in looks {
-        let len = u64::from(look.len);
-        match spans.last_mut() {
-            Some(span) if span.at + span.len == look.at && span.len + len <= SPAN_LEN => {
-                span.len += len;
-                span.looks.push(look);
-            }
-            _ => spans.push(Span { at: look.at, len, looks: vec![look] }),
+fn spans(looks: impl Iterator<Item = Look>) -> impl Iterator<Item = Span> {
+    let mut looks = looks.peekable();
+    std::iter::from_fn(move || {
+        let first = looks.next()?;
+        let mut span = Span { at: first.at, len: first.len.into(), looks: vec![first] };
+        let joins =
+            |span: &Span, look: &Look| look.at == span.at + span.len && span.len + u64::from(look.len) <= SPAN_LEN;
+        while let Some(look) = looks.next_if(|look| joins(&span, look)) {
+            span.len += u64::from(look.len);
+            span.looks.push(look);
         }
-    }
-    spans
+        Some(span)
+    })
 }
 
 /// A target before or while it is written, or one that is only compared.
+#[derive(Clone, Copy)]
 pub(crate) enum Readable<'a> {
-    Reader(&'a mut TargetReader),
-    Target(&'a mut Target),
-    Writing(&'a mut Writing),
+    Reader(&'a TargetReader),
+    Target(&'a Target),
+    Writing(&'a Writing),
 }
 
 impl Readable<'_> {
-    fn hole_at(&self, at: u64) -> Result<Option<u64>, DiskError> {
+    fn hole_at(self, at: u64) -> Result<Option<u64>, DiskError> {
         match self {
             Self::Reader(reader) => reader.hole_at(at),
             Self::Target(target) => target.hole_at(at),
@@ -96,7 +98,7 @@ impl Readable<'_> {
         }
     }
 
-    fn read_into(&mut self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
+    fn read_into(self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
         match self {
             Self::Reader(reader) => reader.read_into(at, len, into),
             Self::Target(target) => target.read_into(at, len, into),
@@ -147,70 +149,104 @@ impl Drop for SegmentFeed {
     }
 }
 
-type Seen = (Vec<Look>, u64, Option<ReadBuffer>);
+/// One of the threads that read, as the one that looks sees it: what it has read, and where its memory goes back to.
+struct Lane {
+    filled: Receiver<Result<Filled, DiskError>>,
+    back: Sender<ReadBuffer>,
+}
 
-/// Reads the spans that `wanted` makes of each of `segments`, and shows every piece of them with its bytes (`None` where a hole
-/// of a file says that they are zero) to `see`, in order. `see` runs on a thread of its own, so that reading and hashing overlap.
+/// A span and its bytes; `None` where a hole of a file says that they are zero.
+struct Filled {
+    span: Span,
+    bytes: Option<ReadBuffer>,
+}
+
+/// Reads the pieces of `segments` that are `wanted`, and shows each with its bytes (`None`: zeros) to `see`, in order. Several threads read,
+/// and `see` runs on one of its own, so that reads and hashing overlap.
 pub(crate) fn spans_read(
-    target: &mut Readable<'_>,
+    target: Readable<'_>,
     feed: &mut SegmentFeed,
     segments: &[usize],
-    wanted: impl Fn(&Readable<'_>, usize, &Segment) -> Vec<Span>,
+    wanted: impl Fn(&Look) -> bool,
     see: impl FnMut(&Look, Option<&[u8]>) -> Result<(), TransferError> + Send,
 ) -> Result<(), TransferError> {
-    let (filled, seen) = sync_channel::<Seen>(2);
-    let (back, empty) = channel::<ReadBuffer>();
     std::thread::scope(|scope| {
-        let looking = scope.spawn(move || spans_see(&seen, &back, see));
-        let read = segments_read(target, feed, segments, wanted, &filled, &empty);
-        drop(filled);
+        let (mut askings, mut lanes) = (Vec::new(), Vec::new());
+        for _ in 0..READERS {
+            let (asking, asked) = sync_channel::<Span>(1);
+            let (filling, filled) = sync_channel(1);
+            let (back, empty) = channel();
+            scope.spawn(move || asked_read(target, &asked, &filling, &empty));
+            askings.push(asking);
+            lanes.push(Lane { filled, back });
+        }
+        let looking = scope.spawn(move || lanes_see(&lanes, see));
+        let asked = spans_ask(feed, segments, wanted, &askings);
+        drop(askings);
         // Who looks stops the reading when it fails, so its word counts first.
         looking.join().map_err(|_| TransferError::Panicked)??;
-        read
+        asked
     })
 }
 
-fn spans_see(
-    seen: &Receiver<Seen>,
-    back: &std::sync::mpsc::Sender<ReadBuffer>,
-    mut see: impl FnMut(&Look, Option<&[u8]>) -> Result<(), TransferError>,
+/// Gives the spans to the threads in turn.
+fn spans_ask(
+    feed: &mut SegmentFeed,
+    segments: &[usize],
+    wanted: impl Fn(&Look) -> bool,
+    askings: &[SyncSender<Span>],
 ) -> Result<(), TransferError> {
-    while let Ok((looks, at, bytes)) = seen.recv() {
-        for look in &looks {
-            let from = (look.at - at) as usize;
-            see(look, bytes.as_ref().map(|bytes| &bytes.bytes()[from..from + look.len as usize]))?;
-        }
-        if let Some(bytes) = bytes {
-            // The reader may have ended already.
-            let _ = back.send(bytes);
+    let mut turn = askings.iter().cycle();
+    for (n, &index) in segments.iter().enumerate() {
+        let segment = feed.get(index, segments.get(n + 1).copied())?;
+        for (span, asking) in spans(looks(index, &segment).filter(&wanted)).zip(&mut turn) {
+            if asking.send(span).is_err() {
+                return Ok(());
+            }
         }
     }
     Ok(())
 }
 
-fn segments_read(
-    target: &mut Readable<'_>,
-    feed: &mut SegmentFeed,
-    segments: &[usize],
-    wanted: impl Fn(&Readable<'_>, usize, &Segment) -> Vec<Span>,
-    filled: &SyncSender<Seen>,
+fn asked_read(
+    target: Readable<'_>,
+    asked: &Receiver<Span>,
+    filling: &SyncSender<Result<Filled, DiskError>>,
     empty: &Receiver<ReadBuffer>,
+) {
+    while let Ok(span) = asked.recv() {
+        let filled = span_read(target, span, empty);
+        let failed = filled.is_err();
+        if filling.send(filled).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn span_read(target: Readable<'_>, span: Span, empty: &Receiver<ReadBuffer>) -> Result<Filled, DiskError> {
+    if target.hole_at(span.at)?.is_some_and(|hole| hole >= span.len) {
+        return Ok(Filled { span, bytes: None });
+    }
+    let mut bytes = empty.try_recv().unwrap_or_default();
+    target.read_into(span.at, span.len as usize, &mut bytes)?;
+    Ok(Filled { span, bytes: Some(bytes) })
+}
+
+/// Takes from the threads in the same turn, until the one whose turn it is has ended.
+fn lanes_see(
+    lanes: &[Lane],
+    mut see: impl FnMut(&Look, Option<&[u8]>) -> Result<(), TransferError>,
 ) -> Result<(), TransferError> {
-    for (n, &index) in segments.iter().enumerate() {
-        let segment = feed.get(index, segments.get(n + 1).copied())?;
-        for span in wanted(target, index, &segment) {
-            let zeros = target.hole_at(span.at)?.is_some_and(|hole| hole >= span.len);
-            let bytes = match zeros {
-                true => None,
-                false => {
-                    let mut bytes = empty.try_recv().unwrap_or_default();
-                    target.read_into(span.at, span.len as usize, &mut bytes)?;
-                    Some(bytes)
-                }
-            };
-            if filled.send((span.looks, span.at, bytes)).is_err() {
-                return Ok(());
-            }
+    for lane in lanes.iter().cycle() {
+        let Ok(filled) = lane.filled.recv() else { break };
+        let Filled { span, bytes } = filled?;
+        for look in &span.looks {
+            let from = (look.at - span.at) as usize;
+            see(look, bytes.as_ref().map(|bytes| &bytes.bytes()[from..from + look.len as usize]))?;
+        }
+        if let Some(bytes) = bytes {
+            // The reader may have ended already.
+            let _ = lane.back.send(bytes);
         }
     }
     Ok(())
@@ -236,12 +272,12 @@ mod tests {
             assert_eq!(look.chunk.is_some(), (1..=300).contains(&look.extent));
         }
         assert_eq!(at, 2 * SEGMENT_LEN + segment.len());
-        let grouped = spans(all.iter().copied());
+        let grouped: Vec<_> = spans(all.iter().copied()).collect();
         assert!(grouped.iter().all(|span| span.len <= SPAN_LEN));
         assert!(grouped.iter().flat_map(|span| &span.looks).eq(&all));
         assert!(grouped.len() <= 12);
         // What was left out in between is not read along.
         let some = spans(all.iter().copied().filter(|look| look.extent % 2 == 1));
-        assert_eq!(some.len(), 150 + 1);
+        assert_eq!(some.count(), 150 + 1);
     }
 }

@@ -31,12 +31,12 @@ pub struct Checked {
 /// When it cannot be read to the end. A target that differs is no error.
 pub async fn target_verify(
     content: &RemoteContent,
-    mut target: TargetReader,
+    target: TargetReader,
     control: &Control,
 ) -> Result<Checked, TransferError> {
     let (content, control, runtime) = (content.clone(), control.clone(), Handle::current());
     let compare = move || {
-        let found = target_compare(&mut Readable::Reader(&mut target), &content, 0, &runtime, &control)?;
+        let found = target_compare(Readable::Reader(&target), &content, 0, &runtime, &control)?;
         Ok(Checked {
             same: found.is_same(),
             size: content.manifest().size,
