@@ -1,7 +1,7 @@
 //! The store's rows in SQL. Called from the store's threads, which wait for the runtime's answer.
 
 use crate::core::{Caller, Core};
-use crate::db::{Db, DbError, Row, Tx, TxError, Value, placeholders, sql, tx};
+use crate::db::{Db, DbError, Row, Sql, Tx, TxError, Value, placeholders, sql, tx};
 use slipway_chunk::Digest;
 use slipway_store::{BlobId, BlobKind, BlobRow, BlobState, ContentRef, Ledger, LedgerError, NewBlob, SpaceId};
 use std::collections::BTreeSet;
@@ -83,21 +83,25 @@ fn blob_row(row: &Row) -> Result<BlobRow, DbError> {
     })
 }
 
-fn blob_rows(rows: &[Row]) -> Result<Vec<BlobRow>, TxError> {
-    Ok(rows.iter().map(blob_row).collect::<Result<_, _>>()?)
+async fn blob_rows(tx: &mut Tx, query: Sql) -> Result<Vec<BlobRow>, DbError> {
+    let mut rows = Vec::new();
+    tx.rows_each(query, |row| {
+        rows.push(blob_row(&row)?);
+        Ok(())
+    })
+    .await?;
+    Ok(rows)
 }
 
-/// Readable blobs with ids greater than this one, in order of their ids.
+/// Readable blobs with ids greater than this one, in order of their ids. As in `blobs_page`, the index of states is of no use here.
 pub(crate) async fn blob_rows_after(core: &Core, after: &str, limit: usize) -> Result<Vec<BlobRow>, DbError> {
     let mut tx = core.db.read().await?;
-    let rows = tx
-        .rows(
-            sql("SELECT * FROM blob WHERE id > $1 AND state IN ('live', 'doomed') AND digest IS NOT NULL ORDER BY id LIMIT $2")
-                .bind(after)
-                .bind(limit as u64),
-        )
-        .await?;
-    rows.iter().map(blob_row).collect()
+    let query = sql(
+        "SELECT * FROM blob WHERE id > $1 AND COALESCE(state, '') IN ('live', 'doomed') AND digest IS NOT NULL ORDER BY id LIMIT $2",
+    )
+    .bind(after)
+    .bind(limit as u64);
+    blob_rows(&mut tx, query).await
 }
 
 impl Ledger for SqlLedger {
@@ -145,12 +149,11 @@ impl Ledger for SqlLedger {
         })
     }
 
-    fn packs_since(&self, rev: i64) -> Result<Vec<BlobRow>, LedgerError> {
+    fn packs_since(&self, rev: i64, limit: usize) -> Result<Vec<BlobRow>, LedgerError> {
         self.wait(async {
             let mut tx = self.db.read().await?;
-            let rows =
-                tx.rows(sql("SELECT * FROM blob WHERE kind = 'pack' AND rev > $1 ORDER BY rev").bind(rev)).await?;
-            blob_rows(&rows)
+            let query = sql("SELECT * FROM blob WHERE kind = 'pack' AND rev > $1 ORDER BY rev LIMIT $2");
+            Ok(blob_rows(&mut tx, query.bind(rev).bind(limit as u64)).await?)
         })
     }
 
@@ -176,17 +179,28 @@ impl Ledger for SqlLedger {
                     placeholders(2 + spaces.len(), batch.len())
                 );
                 let query = sql(text).bind(kind.as_str()).bind_all(spaces.iter().map(SpaceId::as_str)).bind_all(batch);
-                found.extend(blob_rows(&tx.rows(query).await?)?);
+                found.extend(blob_rows(&mut tx, query).await?);
             }
             Ok(found)
         })
     }
 
-    fn blobs_in(&self, states: &[BlobState]) -> Result<Vec<BlobRow>, LedgerError> {
+    fn blobs_page(
+        &self,
+        states: &[BlobState],
+        after: Option<&BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobRow>, LedgerError> {
+        let after = after.map(BlobId::to_string).unwrap_or_default();
         self.wait(async {
             let mut tx = self.db.read().await?;
-            let text = format!("SELECT * FROM blob WHERE state IN ({}) ORDER BY id", placeholders(1, states.len()));
-            blob_rows(&tx.rows(sql(text).bind_all(states.iter().map(|state| state.as_str()))).await?)
+            // The index of states would give all of them, to be sorted for every page anew; an expression has no index.
+            let text = format!(
+                "SELECT * FROM blob WHERE id > $1 AND COALESCE(state, '') IN ({}) ORDER BY id LIMIT $2",
+                placeholders(3, states.len())
+            );
+            let query = sql(text).bind(after).bind(limit as u64);
+            Ok(blob_rows(&mut tx, query.bind_all(states.iter().map(|state| state.as_str()))).await?)
         })
     }
 
@@ -231,11 +245,13 @@ impl Ledger for SqlLedger {
         self.wait(async {
             let mut tx = self.db.read().await?;
             let mut contents = Vec::new();
-            for row in tx.rows(sql("SELECT id, root, spaces FROM content ORDER BY id")).await? {
+            tx.rows_each(sql("SELECT id, root, spaces FROM content ORDER BY id"), |row| {
                 if !self.without.contains(&row.parsed::<Uuid>("id")?) {
                     contents.push(ContentRef { root: row.parsed("root")?, spaces: row.json("spaces")? });
                 }
-            }
+                Ok(())
+            })
+            .await?;
             Ok(contents)
         })
     }

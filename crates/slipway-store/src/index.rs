@@ -15,7 +15,7 @@ use crate::blobs::Blobs;
 use crate::error::StoreError;
 use crate::footers::Footers;
 use crate::id::{BlobId, SpaceId};
-use crate::ledger::{BlobRow, BlobState, Ledger};
+use crate::ledger::{BlobRow, BlobState, Ledger, ROWS_PAGE};
 use crate::packmap::PackMap;
 use crate::table::Table;
 
@@ -130,12 +130,26 @@ impl Index {
     /// out; one that failed for a reason that may pass is tried again by the next sync.
     pub(crate) fn sync(&self, blobs: &Blobs, ledger: &dyn Ledger) -> Result<Damages, StoreError> {
         let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = self.read().rev;
-        let changed = ledger.packs_since(since)?;
-        let mut rows = std::mem::take(&mut self.write().unread);
-        rows.retain(|old| changed.iter().all(|new| new.id != old.id));
-        rows.extend(changed);
         let mut damages = Vec::new();
+        let mut again = self.read().unread.clone();
+        let differ = |page: &[BlobRow], old: &BlobRow| page.iter().all(|new| new.id != old.id);
+        loop {
+            let since = self.read().rev;
+            let page = ledger.packs_since(since, ROWS_PAGE)?;
+            again.retain(|old| differ(&page, old));
+            self.write().unread.retain(|old| differ(&page, old));
+            let more = page.len() == ROWS_PAGE;
+            self.take_in(blobs, page, &mut damages);
+            if !more {
+                break;
+            }
+        }
+        self.write().unread.retain(|row| differ(&again, row));
+        self.take_in(blobs, again, &mut damages);
+        Ok(damages)
+    }
+
+    fn take_in(&self, blobs: &Blobs, rows: Vec<BlobRow>, damages: &mut Damages) {
         for row in rows {
             match row.state {
                 BlobState::Live | BlobState::Doomed if row.is_readable() => {
@@ -158,7 +172,6 @@ impl Index {
                 BlobState::Staged | BlobState::Live | BlobState::Doomed => self.write().seen(&row),
             }
         }
-        Ok(damages)
     }
 
     /// Whether the pack was known; its row is then the new one.

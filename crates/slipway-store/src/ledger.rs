@@ -165,14 +165,28 @@ pub trait Ledger: Send + Sync {
     fn blob_live(&self, id: &BlobId, len: u64, frames_len: u64, digest: &Digest) -> Result<(), LedgerError>;
     /// Removes a staged row whose blob was not written; no effect in another state.
     fn blob_forget(&self, id: &BlobId) -> Result<(), LedgerError>;
-    /// Packs whose `rev` is greater, in any state, ordered by `rev`.
-    fn packs_since(&self, rev: i64) -> Result<Vec<BlobRow>, LedgerError>;
+    /// The first packs whose `rev` is greater, in any state, ordered by `rev`, `limit` of them at most.
+    fn packs_since(&self, rev: i64, limit: usize) -> Result<Vec<BlobRow>, LedgerError>;
     /// A live row of that name in one of the spaces, else a doomed one that has been live, else none.
     fn blob_find(&self, spaces: &[SpaceId], kind: BlobKind, name: &str) -> Result<Option<BlobRow>, LedgerError>;
     /// All rows of these names in these spaces that are live, or doomed and have been live; in any order.
     fn blobs_find(&self, spaces: &[SpaceId], kind: BlobKind, names: &[String]) -> Result<Vec<BlobRow>, LedgerError>;
-    /// All rows in these states.
-    fn blobs_in(&self, states: &[BlobState]) -> Result<Vec<BlobRow>, LedgerError>;
+    /// The first rows in these states whose ids are greater, ordered by id, `limit` of them at most.
+    fn blobs_page(
+        &self,
+        states: &[BlobState],
+        after: Option<&BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobRow>, LedgerError>;
+    /// All of them in one list.
+    fn blobs_in(&self, states: &[BlobState]) -> Result<Vec<BlobRow>, LedgerError> {
+        let mut rows = Vec::new();
+        rows_each(self, states, |row| {
+            rows.push(row);
+            Ok::<_, LedgerError>(())
+        })?;
+        Ok(rows)
+    }
     /// live → doomed if `touched` is unchanged, staged → doomed; false if it is neither.
     fn blob_doom(&self, id: &BlobId, touched: i64) -> Result<bool, LedgerError>;
     /// doomed → live, only for a row that has been live.
@@ -187,4 +201,25 @@ pub trait Ledger: Send + Sync {
     fn contents(&self) -> Result<Vec<ContentRef>, LedgerError>;
     /// Uploads with a running lease.
     fn uploads_open(&self) -> Result<Vec<String>, LedgerError>;
+}
+
+/// Rows that are asked for at once where there may be any number.
+pub(crate) const ROWS_PAGE: usize = 1000;
+
+/// Hands over all rows in these states, page by page. What changes meanwhile is seen as it was or as it is; what does not is seen once.
+pub(crate) fn rows_each<E: From<LedgerError>>(
+    ledger: &(impl Ledger + ?Sized),
+    states: &[BlobState],
+    mut each: impl FnMut(BlobRow) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut after = None;
+    loop {
+        let page = ledger.blobs_page(states, after.as_ref(), ROWS_PAGE)?;
+        let more = page.len() == ROWS_PAGE;
+        after = page.last().map(|row| row.id);
+        page.into_iter().try_for_each(&mut each)?;
+        if !more {
+            return Ok(());
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The ledger in memory, with contents and uploads: for tests and benchmarks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use slipway_chunk::Digest;
@@ -153,13 +154,14 @@ impl Ledger for MemoryLedger {
         Ok(())
     }
 
-    fn packs_since(&self, rev: i64) -> Result<Vec<BlobRow>, LedgerError> {
+    fn packs_since(&self, rev: i64, limit: usize) -> Result<Vec<BlobRow>, LedgerError> {
         let inner = self.lock();
         Ok(inner
             .changes
             .range(rev + 1..)
             .filter_map(|(_, id)| inner.rows.get(id))
             .filter(|row| row.kind == BlobKind::Pack)
+            .take(limit)
             .cloned()
             .collect())
     }
@@ -181,9 +183,16 @@ impl Ledger for MemoryLedger {
             .collect())
     }
 
-    fn blobs_in(&self, states: &[BlobState]) -> Result<Vec<BlobRow>, LedgerError> {
+    fn blobs_page(
+        &self,
+        states: &[BlobState],
+        after: Option<&BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobRow>, LedgerError> {
         let inner = self.lock();
-        Ok(inner.rows.values().filter(|row| states.contains(&row.state)).cloned().collect())
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(*after));
+        let behind = inner.rows.range((from, Bound::Unbounded)).map(|(_, row)| row);
+        Ok(behind.filter(|row| states.contains(&row.state)).take(limit).cloned().collect())
     }
 
     fn blob_doom(&self, id: &BlobId, touched: i64) -> Result<bool, LedgerError> {

@@ -33,7 +33,7 @@ pub struct ContentReader {
     /// Where the chunk that was read last ends, and the holes behind it.
     last_end: u64,
     position: u64,
-    /// Frames that this reader read itself, for one that must not believe what others read before.
+    /// Frames that this reader read itself, for one that must not believe what others read before, or that reads nothing twice.
     fresh: Option<FrameCache>,
 }
 
@@ -86,6 +86,19 @@ impl Store {
             }
         }
         Ok(ContentReader::new(Arc::clone(self), spaces, manifest, rows))
+    }
+
+    /// The same for who reads all of it once, in order: with frames of its own, so that those that other readers come back to stay in the
+    /// store's cache, and what it read goes when it ends.
+    pub fn content_open_once(
+        self: &Arc<Store>,
+        spaces: &[SpaceId],
+        root: &Root,
+        ledger: &dyn Ledger,
+    ) -> Result<ContentReader, StoreError> {
+        let mut reader = self.content_open(spaces, root, ledger)?;
+        reader.fresh = Some(FrameCache::new(FRESH_BYTES));
+        Ok(reader)
     }
 
     /// Reads every chunk of a content from the blobs themselves, past all caches, and hands it on in image order; what cannot be read is

@@ -2,6 +2,7 @@
 
 use crate::core::{Caller, Nudge};
 use crate::db::{Db, DbError, Row, Sql, SqlFault, TxError, sql};
+use futures_util::TryStreamExt;
 use sqlx::{Any, AnyPool, Transaction};
 use std::time::Duration;
 use uuid::Uuid;
@@ -91,6 +92,24 @@ impl Tx {
         match lost {
             Some(n) => Err(DbError::Planned(n)),
             None => Ok(done.rows_affected()),
+        }
+    }
+
+    /// Hands over each row of a statement as it comes. For lists without a bound: a row takes some KB, which [`Self::rows`] holds for all of them at once.
+    pub async fn rows_each(
+        &mut self,
+        statement: Sql,
+        mut each: impl FnMut(Row) -> Result<(), DbError> + Send,
+    ) -> Result<(), DbError> {
+        let act = statement.act();
+        let lost = self.fault_before()?;
+        let mut rows = statement.query().fetch(&mut *self.inner);
+        while let Some(row) = rows.try_next().await.map_err(|source| DbError::Sql { act: act.clone(), source })? {
+            each(Row(row))?;
+        }
+        match lost {
+            Some(n) => Err(DbError::Planned(n)),
+            None => Ok(()),
         }
     }
 

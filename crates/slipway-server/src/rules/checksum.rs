@@ -19,7 +19,7 @@ pub(crate) async fn content_crc32(core: &Arc<Core>, spaces: Vec<SpaceId>, root: 
     let (store, ledger) = (core.store.clone(), core.ledger());
     blocking(move || {
         let fault = |error: StoreError| store_problem(&format!("reading content {root}"), error);
-        let mut reader = store.content_open(&spaces, &root, &ledger).map_err(fault)?;
+        let mut reader = store.content_open_once(&spaces, &root, &ledger).map_err(fault)?;
         let (mut hasher, mut buf, mut at) = (Hasher::new(), vec![0u8; STRIDE], 0);
         while let Some(stretch) = reader.extents_from(at).map_err(fault)? {
             if stretch.hole {

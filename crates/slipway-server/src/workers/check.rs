@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::Value;
 use slipway_api::{CheckResult, Code, Finding, Problem, TaskKind};
+use slipway_chunk::Root;
 use slipway_store::{BlobId, CheckReport, CheckSpec, ContentRef, SpaceId};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -94,7 +95,7 @@ async fn blobs_check(core: &Arc<Core>, blobs: Vec<BlobName>) -> Result<CheckResu
         Ok(())
     });
     kept?;
-    Ok(result_of(&report, &versions_by_content(core).await?))
+    result_make(core, &report).await
 }
 
 async fn check(core: &Arc<Core>, running: &Running, spec: CheckSpec) -> Result<CheckResult, Halt> {
@@ -111,15 +112,16 @@ async fn check(core: &Arc<Core>, running: &Running, spec: CheckSpec) -> Result<C
         Ok(())
     });
     kept?;
-    Ok(result_of(&report, &versions_by_content(core).await?))
+    result_make(core, &report).await
 }
 
-fn result_of(report: &CheckReport, by_content: &ByContent) -> CheckResult {
+async fn result_make(core: &Core, report: &CheckReport) -> Result<CheckResult, Halt> {
+    let (hit, all) = versions_hit(core, report).await?;
     let mut hurt: BTreeSet<&String> = BTreeSet::new();
     let mut findings = Vec::new();
     for finding in &report.findings {
         let mut versions: Vec<String> = Vec::new();
-        for name in finding.hits.iter().filter_map(|hit| by_content.get(&content_key(hit))).flatten() {
+        for name in finding.hits.iter().filter_map(|hit_by| hit.get(&content_key(hit_by))).flatten() {
             hurt.insert(name);
             versions.push(name.clone());
         }
@@ -134,38 +136,43 @@ fn result_of(report: &CheckReport, by_content: &ByContent) -> CheckResult {
         findings.push(Finding { kind: kind.to_owned(), object: finding.name.clone(), detail, versions });
     }
     findings.truncate(FINDINGS_MAX);
-    let all: usize = by_content.values().map(Vec::len).sum();
-    CheckResult {
+    Ok(CheckResult {
         clean: report.is_clean(),
         blobs: report.blobs,
         bytes_read: report.bytes_read,
-        versions: (all - hurt.len()) as u64,
+        versions: all - hurt.len() as u64,
         findings,
-    }
+    })
 }
 
 /// `owner/name:N` of versions, by root and spaces.
-type ByContent = HashMap<(String, BTreeSet<SpaceId>), Vec<String>>;
+type ByContent = HashMap<(Root, BTreeSet<SpaceId>), Vec<String>>;
 
-fn content_key(content: &ContentRef) -> (String, BTreeSet<SpaceId>) {
-    (content.root.to_string(), content.spaces.iter().cloned().collect())
+fn content_key(content: &ContentRef) -> (Root, BTreeSet<SpaceId>) {
+    (content.root, content.spaces.iter().cloned().collect())
 }
 
-/// Every version; those in the trash too.
-async fn versions_by_content(core: &Core) -> Result<ByContent, DbError> {
+/// The versions that something hurts, those in the trash too, and how many versions there are.
+async fn versions_hit(core: &Core, report: &CheckReport) -> Result<(ByContent, u64), DbError> {
+    let mut hit: ByContent =
+        report.findings.iter().flat_map(|finding| &finding.hits).map(|hit| (content_key(hit), Vec::new())).collect();
     let mut tx = core.db.read().await?;
-    let rows = tx
-        .rows(sql(
-            "SELECT account.name AS owner_name, image.slug, version.number, content.root, content.spaces FROM version \
-             JOIN content ON content.id = version.content_id JOIN image ON image.id = version.image_id \
-             JOIN account ON account.id = image.account_id ORDER BY account.name, image.slug, version.number",
-        ))
-        .await?;
-    let mut all = ByContent::new();
-    for row in rows {
-        let reference = format!("{}/{}:{}", row.text("owner_name")?, row.text("slug")?, row.int("number")?);
-        let spaces: Vec<SpaceId> = row.json("spaces")?;
-        all.entry((row.text("root")?, spaces.into_iter().collect())).or_default().push(reference);
+    let all = tx.row_must(sql("SELECT COUNT(*) AS versions FROM version")).await?.size("versions")?;
+    if hit.is_empty() {
+        return Ok((hit, all));
     }
-    Ok(all)
+    let query = sql(
+        "SELECT account.name AS owner_name, image.slug, version.number, content.root, content.spaces FROM version \
+         JOIN content ON content.id = version.content_id JOIN image ON image.id = version.image_id \
+         JOIN account ON account.id = image.account_id ORDER BY account.name, image.slug, version.number",
+    );
+    tx.rows_each(query, |row| {
+        let content = ContentRef { root: row.parsed("root")?, spaces: row.json("spaces")? };
+        if let Some(versions) = hit.get_mut(&content_key(&content)) {
+            versions.push(format!("{}/{}:{}", row.text("owner_name")?, row.text("slug")?, row.int("number")?));
+        }
+        Ok(())
+    })
+    .await?;
+    Ok((hit, all))
 }

@@ -231,7 +231,7 @@ fn hash_content(
 ) -> Result<Option<(Digest, String)>, Problem> {
     let fault = |error: StoreError| store_problem(&format!("reading content {root}"), error);
     let ledger = core.ledger();
-    let mut reader = core.store.content_open(spaces, root, &ledger).map_err(fault)?;
+    let mut reader = core.store.content_open_once(spaces, root, &ledger).map_err(fault)?;
     let mut buf = vec![0u8; STRIDE];
     while let Some(stretch) = reader.extents_from(hash.at()).map_err(fault)? {
         let mut left = stretch.len;

@@ -8,7 +8,7 @@ mod scrub;
 
 pub use scrub::Scrubbed;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use crate::blobs::BlobError;
 use crate::error::StoreError;
 use crate::findings::{Finding, FindingKind};
 use crate::id::{BlobId, SpaceId};
-use crate::ledger::{BlobKind, BlobRow, BlobState, Ledger};
+use crate::ledger::{BlobKind, BlobRow, BlobState, Ledger, rows_each};
 use crate::store::{Progress, Store};
 use crate::usage::Bits;
 
@@ -97,27 +97,35 @@ impl Store {
             self.index.clear();
         }
         // Keys before rows: a blob's row is older than the blob.
-        let mut keys = Vec::new();
+        let mut keys = Keys::default();
         for kind in BlobKind::ALL {
-            self.blobs.list(kind.folder(), &mut |blob| keys.push(blob.key))?;
+            self.blobs.list(kind.folder(), &mut |blob| {
+                keys.unknown.insert(blob.key);
+            })?;
         }
-        let mut rows = ledger.blobs_in(&BlobState::ALL)?;
         // Not one blob of all: a folder that is not mounted, or another bucket. Nothing is put aside while it is most likely only away.
-        let away = keys.is_empty() && rows.iter().any(BlobRow::is_readable);
+        let away = keys.unknown.is_empty() && readable_any(ledger)?;
         let spec = &CheckSpec { repair: spec.repair && !away, ..*spec };
         self.index_sync(ledger)?;
 
-        let total = rows.len() as u64;
-        for (number, row) in rows.iter_mut().enumerate() {
+        // The rows are looked at page by page, and only those are kept that a repair may need.
+        let (mut hurt, mut done, listed) = (HashMap::new(), 0, keys.unknown.len() as u64);
+        rows_each(ledger, &BlobState::ALL, |mut row| {
+            let before = report.findings.len();
             if spec.repair && row.state == BlobState::Quarantined {
-                self.row_restore(row, ledger, &mut report)?;
+                self.row_restore(&mut row, ledger, &mut report)?;
             } else if row.is_readable() {
                 report.blobs += 1;
-                self.row_check(row, spec.read_data, ledger, &mut report, &mut bad, &mut |_| true)?;
+                self.row_check(&row, spec.read_data, ledger, &mut report, &mut bad, &mut |_| true)?;
             }
-            progress(Progress { step: "checking", done: number as u64 + 1, total });
-        }
-        self.keys_check(&keys, &rows, spec, &mut report)?;
+            done += u64::from(keys.row_seen(&row));
+            progress(Progress { step: "checking", done, total: listed });
+            if report.findings.len() > before {
+                hurt.insert(row.id, row);
+            }
+            Ok::<_, StoreError>(())
+        })?;
+        self.keys_check(keys, spec, &mut report)?;
         if spec.repair {
             self.index_sync(ledger)?;
         }
@@ -125,7 +133,7 @@ impl Store {
         report.contents = contents;
         hits_assign(&mut report.findings, &broken);
         if spec.repair && report.findings.iter().any(|finding| finding.repaired.is_none()) {
-            self.rows_repair(&rows, &mut report.findings, &mut bad, ledger)?;
+            self.rows_repair(&hurt, &mut report.findings, &mut bad, ledger)?;
             if !broken.is_empty() {
                 broken = self.contents_check(ledger, &bad)?.0;
                 hits_keep(&mut report.findings, &broken);
@@ -164,44 +172,32 @@ impl Store {
     /// Puts right what can be of these findings, and says in each what was done.
     fn rows_repair(
         &self,
-        rows: &[BlobRow],
+        rows: &HashMap<BlobId, BlobRow>,
         findings: &mut [Finding],
         bad: &mut Bad,
         ledger: &dyn Ledger,
     ) -> Result<(), StoreError> {
-        let by_id: HashMap<BlobId, &BlobRow> = rows.iter().map(|row| (row.id, row)).collect();
         for finding in findings.iter_mut().filter(|finding| finding.repaired.is_none()) {
-            if let Some(row) = finding.blob.and_then(|id| by_id.get(&id)) {
+            if let Some(row) = finding.blob.and_then(|id| rows.get(&id)) {
                 finding.repaired = self.row_repair(row, finding.kind, bad, ledger)?;
             }
         }
         self.index_sync(ledger)
     }
 
-    fn keys_check(
-        &self,
-        keys: &[String],
-        rows: &[BlobRow],
-        spec: &CheckSpec,
-        report: &mut CheckReport,
-    ) -> Result<(), StoreError> {
-        let known: HashMap<&str, BlobState> = rows.iter().map(|row| (row.key.as_str(), row.state)).collect();
-        for key in keys {
-            let detail = match known.get(key.as_str()) {
-                Some(BlobState::Gone) => {
-                    report.leftovers += 1;
-                    continue;
-                }
-                Some(BlobState::Quarantined) => "its row is quarantined, it was not moved",
-                Some(BlobState::Staged | BlobState::Live | BlobState::Doomed) => continue,
-                None => "no row knows it",
-            };
+    fn keys_check(&self, keys: Keys, spec: &CheckSpec, report: &mut CheckReport) -> Result<(), StoreError> {
+        report.leftovers += keys.gone;
+        let unknown = keys.unknown.into_iter().map(|key| (key, "no row knows it"));
+        let aside = keys.aside.into_iter().map(|key| (key, "its row is quarantined, it was not moved"));
+        let mut odd: Vec<_> = unknown.chain(aside).collect();
+        odd.sort_unstable();
+        for (key, detail) in odd {
             // A writer that took its blob back between the listing and the rows.
-            if matches!(self.blobs.len(key), Err(BlobError::Missing(_))) {
+            if matches!(self.blobs.len(&key), Err(BlobError::Missing(_))) {
                 continue;
             }
             let repaired = if spec.repair {
-                match self.blobs.quarantine(key) {
+                match self.blobs.quarantine(&key) {
                     Ok(()) => Some("quarantined".to_owned()),
                     Err(BlobError::Missing(_)) => continue,
                     Err(error) => return Err(error.into()),
@@ -214,12 +210,48 @@ impl Store {
                 blob: None,
                 blob_kind: None,
                 space: None,
-                name: key.clone(),
+                name: key,
                 detail: detail.to_owned(),
                 repaired,
                 hits: Vec::new(),
             });
         }
         Ok(())
+    }
+}
+
+/// Whether any row says that there is a blob.
+fn readable_any(ledger: &dyn Ledger) -> Result<bool, StoreError> {
+    let mut any = false;
+    rows_each(ledger, &[BlobState::Live, BlobState::Doomed], |row| {
+        any |= row.is_readable();
+        Ok::<_, StoreError>(())
+    })?;
+    Ok(any)
+}
+
+/// The keys of the blobs that are there, and what the rows say of them.
+#[derive(Debug, Default)]
+struct Keys {
+    /// No row was seen yet.
+    unknown: HashSet<String>,
+    /// Their rows are gone: so many.
+    gone: u64,
+    /// Their rows are quarantined.
+    aside: Vec<String>,
+}
+
+impl Keys {
+    /// Says whether its blob is there.
+    fn row_seen(&mut self, row: &BlobRow) -> bool {
+        let Some(key) = self.unknown.take(&row.key) else {
+            return false;
+        };
+        match row.state {
+            BlobState::Gone => self.gone += 1,
+            BlobState::Quarantined => self.aside.push(key),
+            BlobState::Staged | BlobState::Live | BlobState::Doomed => {}
+        }
+        true
     }
 }

@@ -1,5 +1,7 @@
 //! A few blobs that a reader or a scrub calls damaged.
 
+use std::collections::HashMap;
+
 use super::content::{Broken, hits_assign, hits_keep};
 use super::{Bad, CheckReport};
 use crate::blobs::BlobError;
@@ -26,13 +28,13 @@ impl Store {
         let mut report = CheckReport::default();
         let mut bad = Bad::default();
         self.index_sync(ledger)?;
-        let mut rows = Vec::new();
+        let mut rows = HashMap::new();
         for (space, kind, name) in names {
             for row in ledger.blobs_find(std::slice::from_ref(space), *kind, std::slice::from_ref(name))? {
                 if row.is_readable() {
                     report.blobs += 1;
                     self.row_check(&row, true, ledger, &mut report, &mut bad, &mut |_| true)?;
-                    rows.push(row);
+                    rows.insert(row.id, row);
                 }
             }
         }
@@ -42,7 +44,7 @@ impl Store {
         let (broken, contents) = self.contents_check(ledger, &bad)?;
         report.contents = contents;
         hits_assign(&mut report.findings, &broken);
-        rows.retain(|row| !matches!(self.blobs.len(&row.key), Err(BlobError::Missing(_))));
+        rows.retain(|_, row| !matches!(self.blobs.len(&row.key), Err(BlobError::Missing(_))));
         self.rows_repair(&rows, &mut report.findings, &mut bad, ledger)?;
         if !broken.is_empty() {
             let broken = self.contents_check(ledger, &bad)?.0;

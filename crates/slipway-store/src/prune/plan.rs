@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::mark::{Marker, Marks};
 use super::{PlanDelete, PlanDoom, PlanRewrite, PrunePlan, PruneSpec};
 use crate::error::StoreError;
-use crate::ledger::{BlobKind, BlobRow, BlobState, Ledger};
+use crate::ledger::{BlobKind, BlobRow, BlobState, Ledger, rows_each};
 use crate::store::{Progress, Store};
 
 impl Store {
@@ -131,12 +131,11 @@ impl Store {
             return Ok(Vec::new());
         }
         // A key without any row is not prune's business: check reports it.
-        let mut sweep: Vec<String> = ledger
-            .blobs_in(&[BlobState::Gone])?
-            .into_iter()
-            .map(|row| row.key)
-            .filter(|key| strange.contains(key))
-            .collect();
+        let mut sweep = Vec::new();
+        rows_each(ledger, &[BlobState::Gone], |row| {
+            sweep.extend(strange.take(&row.key));
+            Ok::<_, StoreError>(())
+        })?;
         sweep.sort_unstable();
         Ok(sweep)
     }

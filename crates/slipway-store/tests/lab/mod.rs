@@ -241,8 +241,8 @@ impl Ledger for HookedLedger<'_> {
     fn blob_forget(&self, id: &BlobId) -> Result<(), LedgerError> {
         self.call("blob_forget", |rows| rows.blob_forget(id))
     }
-    fn packs_since(&self, rev: i64) -> Result<Vec<BlobRow>, LedgerError> {
-        self.call("packs_since", |rows| rows.packs_since(rev))
+    fn packs_since(&self, rev: i64, limit: usize) -> Result<Vec<BlobRow>, LedgerError> {
+        self.call("packs_since", |rows| rows.packs_since(rev, limit))
     }
     fn blob_find(&self, spaces: &[SpaceId], kind: BlobKind, name: &str) -> Result<Option<BlobRow>, LedgerError> {
         self.call("blob_find", |rows| rows.blob_find(spaces, kind, name))
@@ -250,8 +250,13 @@ impl Ledger for HookedLedger<'_> {
     fn blobs_find(&self, spaces: &[SpaceId], kind: BlobKind, names: &[String]) -> Result<Vec<BlobRow>, LedgerError> {
         self.call("blobs_find", |rows| rows.blobs_find(spaces, kind, names))
     }
-    fn blobs_in(&self, states: &[BlobState]) -> Result<Vec<BlobRow>, LedgerError> {
-        self.call("blobs_in", |rows| rows.blobs_in(states))
+    fn blobs_page(
+        &self,
+        states: &[BlobState],
+        after: Option<&BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobRow>, LedgerError> {
+        self.call("blobs_page", |rows| rows.blobs_page(states, after, limit))
     }
     fn blob_doom(&self, id: &BlobId, touched: i64) -> Result<bool, LedgerError> {
         self.call("blob_doom", |rows| rows.blob_doom(id, touched))

@@ -82,10 +82,25 @@ fn compare(sql: &dyn Ledger, memory: &dyn Ledger, seed: u64) {
             (other.0, other.2, other.3, other.4, &other.5, &other.6)
         );
     }
-    let revs: Vec<i64> = sql.packs_since(0).unwrap().iter().map(|row| row.rev).collect();
+    let revs: Vec<i64> = sql.packs_since(0, 1000).unwrap().iter().map(|row| row.rev).collect();
     assert!(revs.is_sorted() && !revs.is_empty());
-    let later = sql.packs_since(revs[revs.len() / 2]).unwrap();
+    let later = sql.packs_since(revs[revs.len() / 2], 1000).unwrap();
     assert_eq!(later.len(), revs.len() - revs.len() / 2 - 1);
+    let first: Vec<i64> = sql.packs_since(0, 2).unwrap().iter().map(|row| row.rev).collect();
+    assert_eq!(first, revs[..2]);
+    for states in [&BlobState::ALL[..], &[BlobState::Live]] {
+        let (mut after, mut paged) = (None, Vec::new());
+        loop {
+            let page: Vec<_> = sql.blobs_page(states, after.as_ref(), 3).unwrap().iter().map(|row| row.id).collect();
+            let theirs = memory.blobs_page(states, after.as_ref(), 3).unwrap();
+            assert_eq!(page, theirs.iter().map(|row| row.id).collect::<Vec<_>>());
+            let Some(last) = page.last() else { break };
+            after = Some(*last);
+            paged.extend(page);
+        }
+        let all: Vec<_> = ours.iter().filter(|(_, row)| states.contains(&row.0)).map(|(id, _)| *id).collect();
+        assert_eq!(paged, all);
+    }
 }
 
 /// The rows in SQL do what the rows in memory do, on which the store's own tests stand.
