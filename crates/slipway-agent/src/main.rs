@@ -55,7 +55,7 @@ fn command_run(command: Command) -> Result<(), Failure> {
         Command::Token(command) => token::run(command),
         Command::Config(ConfigCommand::Show(args)) => serve::settings_show(&args),
         Command::Flash(args) => {
-            slipway_disk::freed_memory_return();
+            slipway_disk::freed_memory_return(1);
             let mut runtime = tokio::runtime::Builder::new_multi_thread();
             let runtime = runtime.worker_threads(FLASH_THREADS).enable_all().build().map_err(threads_missing)?;
             let ended = runtime.block_on(flash::run(args, TIDY));

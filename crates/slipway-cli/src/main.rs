@@ -61,11 +61,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Heaps of all threads of a server together: fewer keep less of what was freed, more stand less in each other's way.
+const SERVER_HEAPS: u16 = 2;
+
 /// Runs a command, and gives the exit code when nothing failed: 0, or that of a process in a container.
 fn command_run(command: Command, cx: &Context) -> Result<u8, Failure> {
-    if matches!(command, Command::Pull(_) | Command::Flash(_)) {
-        // Before there are threads that have heaps of their own.
-        slipway_disk::freed_memory_return();
+    // Before there are threads that have heaps of their own.
+    match &command {
+        Command::Pull(_) | Command::Flash(_) => slipway_disk::freed_memory_return(1),
+        Command::Serve(_) => slipway_disk::freed_memory_return(SERVER_HEAPS),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|why| {
         Failure::new(exit::FAILED, format!("starting threads: {}", failure::reason(&why)))

@@ -6,17 +6,17 @@
 /// is smaller or is used again, so this costs nothing (`docs/benchmarks.md`).
 #[cfg(target_env = "gnu")]
 const MAPPED_FROM: i32 = 512 << 10;
-/// Heaps of all threads together. Left alone there are up to eight for each core, and what one thread has freed is of no use to another.
-#[cfg(target_env = "gnu")]
-const HEAPS: i32 = 1;
 
-/// Keeps little of what was freed, for as long as this process lives: for a program that flashes or pulls and ends.
-pub fn freed_memory_return() {
+/// Keeps little of what was freed, for as long as this process lives. All threads share so many `heaps`: left alone there are up to eight
+/// for each core, and what one thread has freed is of no use to another. To be called before there are threads.
+pub fn freed_memory_return(heaps: u16) {
+    #[cfg(not(target_env = "gnu"))]
+    let _ = heaps;
     // SAFETY: `mallopt` takes two numbers and may be called at any time. Where it refuses, memory is kept as before.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM);
-        libc::mallopt(libc::M_ARENA_MAX, HEAPS);
+        libc::mallopt(libc::M_ARENA_MAX, i32::from(heaps));
     }
 }
 
