@@ -179,9 +179,28 @@ pub struct Image {
     /// Its channels.
     #[serde(default)]
     pub channels: Vec<Channel>,
-    /// Its versions, newest first; only when one image is asked for.
+    /// Its versions, newest first, as many as were asked for; only when one image is asked for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub versions: Option<Vec<Version>>,
+    /// It has more versions: the cursor with which they are asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub versions_next: Option<String>,
+}
+
+/// What is asked for of one image's versions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ImageQuery {
+    /// Versions at most, 1 to 1000; 100 if not given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub limit: Option<u32>,
+    /// Where to go on, from `versions_next` of the answer before.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cursor: Option<String>,
+    /// Also versions in the trash, for who may take them out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trash: bool,
 }
 
 /// A new image.

@@ -31,7 +31,7 @@ pub use client::{ApiError, BlobRange, Client, ClientConfig, CommitAnswer, Conten
 pub use code::Code;
 pub use fetch::{Fetch, FetchError, fetch_address};
 pub use image::{
-    Channel, ChannelSet, FileSystem, FileType, Image, ImageChange, ImageNew, ImageType, Rollback, Sharing,
+    Channel, ChannelSet, FileSystem, FileType, Image, ImageChange, ImageNew, ImageQuery, ImageType, Rollback, Sharing,
     SharingChange, Transfer, Version, VersionChange,
 };
 pub use name::{AccountName, ChannelName, NameError, Slug};

@@ -74,7 +74,7 @@ fn versions(begun: &OsStr) -> Vec<CompletionCandidate> {
     let Some((image, _)) = begun.split_once(':') else { return images(OsStr::new(begun)) };
     let Ok(wanted) = image.parse::<ImageRef>() else { return Vec::new() };
     let found = asked(async |client| {
-        let read = client.image_get(&wanted, false).await.ok()?;
+        let read = client.image_get(&wanted).await.ok()?;
         let channels = read
             .channels
             .iter()

@@ -74,7 +74,7 @@ async fn meant(client: &Client, missing: &Missing) -> Option<String> {
             names.iter().find(|name| name.split_once('/').is_some_and(|(_, other)| other == slug)).cloned()
         }
         Missing::Channel(image, channel) => {
-            let channels = client.image_get(image, false).await.ok()?.channels;
+            let channels = client.image_get(image).await.ok()?.channels;
             let names: Vec<String> = channels.into_iter().map(|channel| channel.name.to_string()).collect();
             nearest(channel, names.iter().map(String::as_str)).map(|near| format!("{image}:{near}"))
         }

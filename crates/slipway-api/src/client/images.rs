@@ -1,7 +1,7 @@
 use super::{ApiError, Client};
 use crate::{
-    Channel, ChannelName, ChannelSet, Committed, Image, ImageChange, ImageNew, ImageRef, Page, PageQuery, Rollback,
-    Sharing, SharingChange,
+    Channel, ChannelName, ChannelSet, Committed, Image, ImageChange, ImageNew, ImageQuery, ImageRef, Page, PageQuery,
+    Rollback, Sharing, SharingChange,
 };
 use reqwest::Method;
 
@@ -31,10 +31,31 @@ impl Client {
         self.fetch_json(self.ask(Method::POST, act, &["images"]).json(new).keyed()).await
     }
 
-    /// One image with its versions; with `trash` also those in the trash.
-    pub async fn image_get(&self, image: &ImageRef, trash: bool) -> Result<Image, ApiError> {
-        let ask = self.image_ask(Method::GET, "reading", image, &[]);
-        self.fetch_json(if trash { ask.query("trash", true) } else { ask }).await
+    /// One image with its newest versions, 100 at most.
+    pub async fn image_get(&self, image: &ImageRef) -> Result<Image, ApiError> {
+        self.image_page(image, &ImageQuery::default()).await
+    }
+
+    /// One image with a page of its versions.
+    pub async fn image_page(&self, image: &ImageRef, query: &ImageQuery) -> Result<Image, ApiError> {
+        let ask = self
+            .image_ask(Method::GET, "reading", image, &[])
+            .query_some("limit", query.limit)
+            .query_some("cursor", query.cursor.as_ref());
+        self.fetch_json(if query.trash { ask.query("trash", true) } else { ask }).await
+    }
+
+    /// One image with all its versions, however many, asked for page by page; with `trash` also those in the trash.
+    pub async fn image_whole(&self, image: &ImageRef, trash: bool) -> Result<Image, ApiError> {
+        let mut query = ImageQuery { limit: Some(1000), trash, ..ImageQuery::default() };
+        let mut whole = self.image_page(image, &query).await?;
+        while let Some(next) = whole.versions_next.take() {
+            query.cursor = Some(next);
+            let more = self.image_page(image, &query).await?;
+            whole.versions.get_or_insert_default().extend(more.versions.unwrap_or_default());
+            whole.versions_next = more.versions_next;
+        }
+        Ok(whole)
     }
 
     /// Changes what is given; with `if_match` only if the image has that revision.
@@ -75,7 +96,7 @@ impl Client {
 
     /// Who may read an image.
     pub async fn sharing_get(&self, image: &ImageRef) -> Result<Sharing, ApiError> {
-        Ok(self.image_get(image, false).await?.sharing)
+        Ok(self.image_get(image).await?.sharing)
     }
 
     /// Where a channel points.

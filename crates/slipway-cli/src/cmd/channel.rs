@@ -65,7 +65,7 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<(), Failure> {
     match command {
         Command::Ls(args) => {
             let name = image_ref(&args.image)?;
-            let image = cx.client()?.image_get(&name, false).await?;
+            let image = cx.client()?.image_get(&name).await?;
             args.output.list(&image.channels, |channels| {
                 let mut table = Table::new(&["CHANNEL", ">VERSION", "MOVED"]);
                 for channel in channels {

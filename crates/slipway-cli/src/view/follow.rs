@@ -99,7 +99,7 @@ impl Follower {
 
     /// Asks for the versions of an image.
     pub(crate) async fn folder_refresh(&self, reference: &ImageRef) -> Result<(), ApiError> {
-        match self.client.image_get(reference, false).await {
+        match self.client.image_whole(reference, false).await {
             Ok(image) => {
                 let versions = image.versions.clone().unwrap_or_default();
                 // A look for a name holds its folder in the kernel until it is answered, and to forget a name needs the same hold: so who

@@ -2,18 +2,12 @@
 
 use axum::http::StatusCode;
 use serde::Deserialize;
-use slipway_api::{Code, PageQuery, Problem, Retention, RetentionRun};
+use slipway_api::{Code, ImageQuery, PageQuery, Problem, Retention, RetentionRun};
 
 use super::content::outcome_status;
 use crate::http::answer::{self, Answered};
 use crate::http::ask::Ask;
 use crate::rules;
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct TrashQuery {
-    trash: bool,
-}
 
 pub(crate) async fn image_list(ask: Ask) -> Answered {
     let page = rules::image::image_list(ask.core(), &ask.who, &ask.query::<PageQuery>()?).await?;
@@ -27,8 +21,8 @@ pub(crate) async fn image_create(mut ask: Ask) -> Answered {
 }
 
 pub(crate) async fn image_get(ask: Ask) -> Answered {
-    let query: TrashQuery = ask.query()?;
-    let image = rules::image::image_get(ask.core(), &ask.who, &ask.image()?, query.trash).await?;
+    let query = ask.query::<ImageQuery>()?;
+    let image = rules::image::image_get(ask.core(), &ask.who, &ask.image()?, &query).await?;
     answer::json_get(ask.headers(), &image, Some(image.revision))
 }
 

@@ -8,10 +8,10 @@ use axum::http::Method;
 use slipway_api::wire::MEDIA;
 use slipway_api::{
     Channel, ChannelSet, CheckRequest, Committed, DiffQuery, FindingQuery, FindingReport, FramesReceived, Image,
-    ImageChange, ImageNew, JournalEntry, KnownFinding, Login, Me, PageQuery, PasswordChange, PruneRequest, Quota,
-    QuotaChange, RetentionPlan, RetentionRun, RetentionSet, RetentionShown, Role, Rollback, ScrubStatus, ServerFacts,
-    Session, Setup, SharingChange, Task, Token, TokenMade, TokenNew, Upload, UploadNew, User, UserChange, UserNew,
-    Version, VersionChange, VersionDiff,
+    ImageChange, ImageNew, ImageQuery, JournalEntry, KnownFinding, Login, Me, PageQuery, PasswordChange, PruneRequest,
+    Quota, QuotaChange, RetentionPlan, RetentionRun, RetentionSet, RetentionShown, Role, Rollback, ScrubStatus,
+    ServerFacts, Session, Setup, SharingChange, Task, Token, TokenMade, TokenNew, Upload, UploadNew, User, UserChange,
+    UserNew, Version, VersionChange, VersionDiff,
 };
 
 use super::shape::{Param, Params, Shape, json, page, params};
@@ -177,7 +177,6 @@ fn people_rows() -> Vec<Route> {
 const NOW: &[Param] = &[("now", "End it at once instead, in the trash or not: nothing brings it back", "boolean")];
 
 fn image_rows() -> Vec<Route> {
-    const TRASH: &[Param] = &[("trash", "Also versions in the trash, for who may take them out", "boolean")];
     vec![
         row!(GET "/api/v1/images", USER, image_list, images::image_list, "The images that the caller may read")
             .query::<PageQuery>()
@@ -185,8 +184,9 @@ fn image_rows() -> Vec<Route> {
         row!(POST "/api/v1/images", USER, image_create, images::image_create, "Makes an image without versions")
             .body(json::<ImageNew>())
             .gives(201, json::<Image>()),
-        row!(GET "/api/v1/images/{owner}/{slug}", USER, image_get, images::image_get, "One image with its versions")
-            .extra(TRASH)
+        row!(GET "/api/v1/images/{owner}/{slug}", USER, image_get, images::image_get,
+            "One image with its newest versions; `versions_next` of the answer is the cursor of the next ones")
+            .query::<ImageQuery>()
             .gives(200, json::<Image>()),
         row!(PATCH "/api/v1/images/{owner}/{slug}", USER, image_change, images::image_change, "Changes an image")
             .body(json::<ImageChange>())

@@ -14,10 +14,10 @@ use crate::rules::quota::quota_image;
 use crate::rules::text::{
     associated_check, compression_check, description_check, labels_check, text_check, title_check,
 };
-use crate::rules::version::versions_of;
+use crate::rules::version::{version_cursor, version_page, versions_before};
 use serde_json::json;
 use slipway_api::{
-    AccountName, Code, Image, ImageChange, ImageNew, ImageRef, ImageType, Page, PageQuery, Problem, Role,
+    AccountName, Code, Image, ImageChange, ImageNew, ImageQuery, ImageRef, ImageType, Page, PageQuery, Problem, Role,
 };
 use slipway_store::SpaceId;
 use std::str::FromStr;
@@ -147,17 +147,19 @@ pub(crate) async fn owner_of_new(
     }
 }
 
-/// One image with its versions, newest first; with `trash` those in the trash too, for who may take them out.
-pub async fn image_get(core: &Core, who: &Caller, reference: &ImageRef, trash: bool) -> Result<Image, Problem> {
+/// One image with a page of its versions, newest first; with `trash` those in the trash too, for who may take them out.
+pub async fn image_get(core: &Core, who: &Caller, reference: &ImageRef, query: &ImageQuery) -> Result<Image, Problem> {
+    let (limit, before) = (limit_check(query.limit)?, version_cursor(query.cursor.as_deref())?);
     let got: Result<Image, TxError> = async {
         let mut tx = core.db.read().await?;
         let row = image_find(&mut tx, who, reference, Action::ImageRead).await?;
-        if trash {
+        if query.trash {
             policy::allowed(who, Action::ImageDelete, &Object::Image(row.object()))?;
         }
-        let versions = versions_of(&mut tx, &row, trash).await?;
+        let versions = versions_before(&mut tx, &row, query.trash, before, limit + 1).await?;
+        let page = version_page(versions, limit);
         let mut image = image_to_wire(&mut tx, who, row).await?;
-        image.versions = Some(versions);
+        (image.versions, image.versions_next) = (Some(page.items), page.next);
         Ok(image)
     }
     .await;

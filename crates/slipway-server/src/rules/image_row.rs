@@ -360,6 +360,7 @@ pub(crate) async fn images_to_wire(tx: &mut Tx, who: &Caller, rows: Vec<ImageRow
             revision: row.revision,
             channels: channels.remove(&row.id).unwrap_or_default(),
             versions: None,
+            versions_next: None,
         });
     }
     Ok(images)

@@ -70,11 +70,44 @@ pub(super) async fn image_channels(tx: &mut Tx, image: &Uuid) -> Result<Vec<Chan
 
 /// All versions, newest first.
 pub(super) async fn versions_of(tx: &mut Tx, image: &ImageRow, trash: bool) -> Result<Vec<Version>, DbError> {
+    versions_before(tx, image, trash, i64::MAX, usize::MAX).await
+}
+
+/// The newest `limit` versions below a number, newest first.
+pub(super) async fn versions_before(
+    tx: &mut Tx,
+    image: &ImageRow,
+    trash: bool,
+    before: i64,
+    limit: usize,
+) -> Result<Vec<Version>, DbError> {
     let channels = image_channels(tx, &image.id).await?;
     let condition = if trash { "" } else { "AND version.trashed_at IS NULL" };
-    let text = format!("{VERSION_SELECT} WHERE version.image_id = $1 {condition} ORDER BY version.number DESC");
-    let rows = tx.rows(sql(text).bind(image.id)).await?;
-    rows.iter().map(|row| version_read(row, &channels)).collect()
+    let text = format!(
+        "{VERSION_SELECT} WHERE version.image_id = $1 AND version.number < $2 {condition} ORDER BY version.number DESC LIMIT $3"
+    );
+    let mut versions = Vec::new();
+    tx.rows_each(sql(text).bind(image.id).bind(before).bind(limit as u64), |row| {
+        versions.push(version_read(&row, &channels)?);
+        Ok(())
+    })
+    .await?;
+    Ok(versions)
+}
+
+/// The number in a cursor of a list of versions; above all numbers if there is none.
+pub(super) fn version_cursor(cursor: Option<&str>) -> Result<i64, Problem> {
+    match cursor_decode::<1>(cursor)? {
+        None => Ok(i64::MAX),
+        Some([number]) => number
+            .parse()
+            .map_err(|_| Problem::new(Code::InvalidRequest, "the cursor is not from this list").field("cursor")),
+    }
+}
+
+/// A page of versions from up to `limit + 1` of them.
+pub(super) fn version_page(versions: Vec<Version>, limit: usize) -> Page<Version> {
+    page_of(versions, limit, |version| cursor_encode(&[&version.number.to_string()]))
 }
 
 /// The newest version that is not in the trash.
@@ -197,12 +230,7 @@ pub async fn version_list(
     query: &PageQuery,
 ) -> Result<Page<Version>, Problem> {
     let limit = limit_check(query.limit)?;
-    let before = match cursor_decode::<1>(query.cursor.as_deref())? {
-        None => i64::MAX,
-        Some([number]) => number
-            .parse()
-            .map_err(|_| Problem::new(Code::InvalidRequest, "the cursor is not from this list").field("cursor"))?,
-    };
+    let before = version_cursor(query.cursor.as_deref())?;
     let listed: Result<Page<Version>, TxError> = async {
         let mut tx = core.db.read().await?;
         let action = if query.trash { Action::ImageDelete } else { Action::ImageRead };
@@ -215,7 +243,7 @@ pub async fn version_list(
         );
         let rows = tx.rows(sql(text).bind(image.id).bind(before).bind(limit as u64 + 1)).await?;
         let items = rows.iter().map(|row| version_read(row, &channels)).collect::<Result<Vec<_>, _>>()?;
-        Ok(page_of(items, limit, |version| cursor_encode(&[&version.number.to_string()])))
+        Ok(version_page(items, limit))
     }
     .await;
     Ok(listed?)

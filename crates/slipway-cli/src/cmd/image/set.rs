@@ -76,7 +76,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         true => None,
         false => {
             // Labels are replaced as a whole, so what is there now is read first and the change holds only for that.
-            let now = client.image_get(&name, false).await?;
+            let now = client.image_get(&name).await?;
             if_match = if_match.or(Some(now.revision));
             let mut labels = now.labels;
             for (key, value) in &args.fields.label {

@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let mut image = client.sharing_change(&name, &change).await?;
     if let (Some(task), false) = (image.sharing.task, args.no_wait) {
         task_follow(cx, &client, task, None).await?;
-        image = client.image_get(&name, false).await?;
+        image = client.image_get(&name).await?;
     }
     // The versions are not what was asked for here.
     image.versions = None;

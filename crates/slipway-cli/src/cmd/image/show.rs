@@ -5,13 +5,17 @@ use crate::human::{clean, size, time, time_or_dash};
 use crate::output::{Output, facts};
 use crate::refs::{image_ref, version_ref};
 use crate::words::text as word;
-use slipway_api::{Image, Version};
+use slipway_api::{Image, ImageQuery, Version};
 
-/// Show an image with its versions, or one version
+/// Show an image with its newest versions, or one version
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Of more than 100 versions the newest 100 are shown, and -o json has 'versions_next' beside them;
+'version_count' says how many there are. With --all they are all shown.
+
 Examples:
   slipway image show me/os
+  slipway image show me/os --all -o json | jq '.versions | length'
   slipway image show me/os:stable
   slipway image show me/os -o json | jq '.versions[0].digest'")]
 pub(crate) struct Args {
@@ -20,6 +24,9 @@ pub(crate) struct Args {
     /// Also show versions in the trash
     #[arg(long)]
     trash: bool,
+    /// Show all versions, however many
+    #[arg(long)]
+    all: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -31,7 +38,11 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         return args.output.one(&version, |version| version_text(&wanted.image.to_string(), version));
     }
     let name = image_ref(&args.reference)?;
-    let image = cx.client()?.image_get(&name, args.trash).await?;
+    let client = cx.client()?;
+    let image = match args.all {
+        true => client.image_whole(&name, args.trash).await?,
+        false => client.image_page(&name, &ImageQuery { trash: args.trash, ..ImageQuery::default() }).await?,
+    };
     args.output.one(&image, image_text)
 }
 
@@ -69,6 +80,9 @@ pub(super) fn image_text(image: &Image) -> String {
     if let Some(versions) = image.versions.as_ref().filter(|versions| !versions.is_empty()) {
         out.push('\n');
         out.push_str(&super::log::table(versions).render());
+        if image.versions_next.is_some() {
+            out.push_str("Older versions are left out; --all shows them, and 'slipway image log' lists all.\n");
+        }
     }
     out
 }

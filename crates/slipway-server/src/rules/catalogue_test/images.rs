@@ -4,7 +4,7 @@ use crate::db::sql;
 use crate::rules::image::{image_change, image_create, image_get, image_list, image_restore, image_trash};
 use crate::rules::journal::journal_list;
 use crate::scope::Scopes;
-use slipway_api::{Code, ImageChange, ImageNew, PageQuery, Scope};
+use slipway_api::{Code, ImageChange, ImageNew, ImageQuery, PageQuery, Scope};
 
 fn scoped(who: &Caller, scope: &str) -> Caller {
     let mut who = who.clone();
@@ -43,7 +43,7 @@ async fn images_are_made_or_refused() {
                 (Err(problem), expected) => assert_eq!(Some(problem.code), expected, "{text}: {problem:?}"),
             }
         }
-        let made = image_get(core, &bench.jan, &image_ref("me/os"), false).await.unwrap();
+        let made = image_get(core, &bench.jan, &image_ref("me/os"), &ImageQuery::default()).await.unwrap();
         assert_eq!((made.reference.as_str(), made.title.as_str(), made.revision), ("jan/os", "os", 1));
         assert_eq!((made.latest, made.versions.unwrap().len()), (None, 0));
     })
@@ -67,11 +67,13 @@ async fn what_may_not_be_seen_is_missing() {
             (&scoped, "jan/os", Some(Code::Forbidden)),
             (&Caller::nobody(), "jan/os", Some(Code::Unauthenticated)),
         ] {
-            let got = image_get(core, who, &image_ref(text), false).await;
+            let got = image_get(core, who, &image_ref(text), &ImageQuery::default()).await;
             assert_eq!(got.as_ref().err().map(|problem| problem.code), code, "{text}: {got:?}");
         }
-        let unseen = refused(image_get(core, &bench.eva, &image_ref("jan/os"), false).await, Code::NotFound);
-        let absent = refused(image_get(core, &bench.eva, &image_ref("jan/no"), false).await, Code::NotFound);
+        let unseen =
+            refused(image_get(core, &bench.eva, &image_ref("jan/os"), &ImageQuery::default()).await, Code::NotFound);
+        let absent =
+            refused(image_get(core, &bench.eva, &image_ref("jan/no"), &ImageQuery::default()).await, Code::NotFound);
         assert_eq!(unseen.title.replace("jan/os", "jan/no"), absent.title);
     })
     .await;
@@ -130,10 +132,10 @@ async fn a_change_counts_and_a_stale_one_is_refused() {
         let changed = image_change(core, &bench.jan, &image_ref("jan/os"), change, Some(made.revision)).await.unwrap();
         assert_eq!((changed.id, changed.reference.as_str(), changed.title.as_str()), (made.id, "jan/renamed", "New"));
         assert_eq!(changed.revision, made.revision + 1);
-        refused(image_get(core, &bench.jan, &image_ref("jan/os"), false).await, Code::NotFound);
+        refused(image_get(core, &bench.jan, &image_ref("jan/os"), &ImageQuery::default()).await, Code::NotFound);
         let clash = ImageChange { slug: Some("other".parse().unwrap()), ..ImageChange::default() };
         refused(image_change(core, &bench.jan, &image_ref("jan/renamed"), clash, None).await, Code::NameTaken);
-        let read_back = image_get(core, &bench.jan, &image_ref("jan/renamed"), false).await.unwrap();
+        let read_back = image_get(core, &bench.jan, &image_ref("jan/renamed"), &ImageQuery::default()).await.unwrap();
         assert_eq!(read_back.revision, changed.revision);
         refused(
             image_change(core, &bench.eva, &image_ref("jan/renamed"), ImageChange::default(), None).await,

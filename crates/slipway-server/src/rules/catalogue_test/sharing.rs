@@ -4,7 +4,7 @@ use crate::db::sql;
 use crate::rules::image::{image_get, sharing_change};
 use crate::rules::task::{task_cancel, task_claim, task_get};
 use crate::rules::version::version_content;
-use slipway_api::{Code, SharingChange, TaskKind, TaskState};
+use slipway_api::{Code, ImageQuery, SharingChange, TaskKind, TaskState};
 use slipway_store::SpaceId;
 use std::collections::HashSet;
 
@@ -65,7 +65,7 @@ async fn readers_come_in_when_the_content_has_moved() {
         let asked = sharing_change(core, &bench.jan, &os, add("eva"), None).await.unwrap();
         let task = asked.sharing.task.unwrap();
         assert!(asked.sharing.readers.is_empty());
-        refused(image_get(core, &bench.eva, &os, false).await, Code::NotFound);
+        refused(image_get(core, &bench.eva, &os, &ImageQuery::default()).await, Code::NotFound);
         refused(sharing_change(core, &bench.jan, &os, public(true), None).await, Code::Conflict);
         // A push goes on meanwhile and moves with the others.
         let later = bytes_of(4, 16);
@@ -73,15 +73,15 @@ async fn readers_come_in_when_the_content_has_moved() {
         work(core).await;
         let done = task_get(core, &bench.jan, &task).await.unwrap();
         assert_eq!(done.state, TaskState::Done, "{done:?}");
-        let after = image_get(core, &bench.jan, &os, false).await.unwrap();
+        let after = image_get(core, &bench.jan, &os, &ImageQuery::default()).await.unwrap();
         assert_eq!((after.sharing.task, after.sharing.readers.len()), (None, 1));
         assert_eq!(pull(core, &bench.eva, "jan/os", number(0)).await.unwrap(), shown);
         assert_eq!(pull(core, &bench.eva, "jan/os", number(1)).await.unwrap(), later);
         assert!(
-            image_get(core, &bench.eva, &os, false).await.unwrap().sharing.readers.is_empty(),
+            image_get(core, &bench.eva, &os, &ImageQuery::default()).await.unwrap().sharing.readers.is_empty(),
             "others are not told who reads"
         );
-        refused(image_get(core, &bench.eva, &image_ref("jan/secret"), false).await, Code::NotFound);
+        refused(image_get(core, &bench.eva, &image_ref("jan/secret"), &ImageQuery::default()).await, Code::NotFound);
 
         let content = version_content(core, &bench.eva, &os, &number(0)).await.unwrap();
         let private = bench.jan.user.as_ref().map(|user| format!("u-{}", user.id.simple())).unwrap();
@@ -135,7 +135,7 @@ async fn public_and_back() {
         push(core, &bench.jan, "jan/os", bytes.clone()).await;
         assert!(sharing_change(core, &bench.jan, &os, public(true), None).await.unwrap().sharing.task.is_some());
         work(core).await;
-        assert!(image_get(core, &bench.eva, &os, false).await.unwrap().sharing.public);
+        assert!(image_get(core, &bench.eva, &os, &ImageQuery::default()).await.unwrap().sharing.public);
         assert_eq!(version_content(core, &bench.eva, &os, &number(0)).await.unwrap().space.as_str(), "public");
         // Everyone's chunks are found by everyone.
         image_add(core, &bench.eva, "eva/copy").await;
@@ -169,12 +169,12 @@ async fn a_cancelled_move_lets_nobody_in() {
         task_cancel(core, &bench.jan, &task).await.unwrap();
         work(core).await;
         assert_eq!(task_get(core, &bench.jan, &task).await.unwrap().state, TaskState::Cancelled);
-        assert_eq!(image_get(core, &bench.jan, &os, false).await.unwrap().sharing.task, None);
-        refused(image_get(core, &bench.eva, &os, false).await, Code::NotFound);
+        assert_eq!(image_get(core, &bench.jan, &os, &ImageQuery::default()).await.unwrap().sharing.task, None);
+        refused(image_get(core, &bench.eva, &os, &ImageQuery::default()).await, Code::NotFound);
         assert!(task_claim(core, TaskKind::Rehome).await.unwrap().is_none());
         sharing_change(core, &bench.jan, &os, add("eva"), None).await.unwrap();
         work(core).await;
-        image_get(core, &bench.eva, &os, false).await.unwrap();
+        image_get(core, &bench.eva, &os, &ImageQuery::default()).await.unwrap();
     })
     .await;
 }

@@ -3,7 +3,8 @@ use crate::rules::channel::{channel_delete, channel_get, channel_set};
 use crate::rules::image::{image_change, image_get, image_trash};
 use crate::rules::version::{version_change, version_get, version_list, version_restore, version_trash};
 use slipway_api::{
-    ChannelName, ChannelSet, Code, ImageChange, Outcome, PageQuery, UploadFormat, UploadNew, VersionChange, VersionPick,
+    ChannelName, ChannelSet, Code, ImageChange, ImageQuery, Outcome, PageQuery, UploadFormat, UploadNew, VersionChange,
+    VersionPick,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,8 +104,18 @@ async fn what_pins_a_version_is_named() {
         version_trash(core, &bench.jan, &os, &number(1)).await.unwrap();
         refused(version_get(core, &bench.jan, &os, &number(1)).await, Code::NotFound);
         refused(channel_set(core, &bench.jan, &os, &stable, ChannelSet { version: 1 }).await, Code::NotFound);
-        let shown = image_get(core, &bench.jan, &os, true).await.unwrap();
-        assert_eq!((shown.versions.unwrap().len(), shown.version_count), (3, 2));
+        let with_trash = ImageQuery { trash: true, ..ImageQuery::default() };
+        let shown = image_get(core, &bench.jan, &os, &with_trash).await.unwrap();
+        assert_eq!((shown.versions.unwrap().len(), shown.version_count, shown.versions_next), (3, 2, None));
+        let mut numbers = Vec::new();
+        let mut query = ImageQuery { limit: Some(2), ..with_trash };
+        for more in [true, false] {
+            let shown = image_get(core, &bench.jan, &os, &query).await.unwrap();
+            numbers.extend(shown.versions.unwrap().into_iter().map(|version| version.number));
+            query.cursor = shown.versions_next;
+            assert_eq!(query.cursor.is_some(), more);
+        }
+        assert_eq!(numbers, [2, 1, 0]);
         assert_eq!(version_restore(core, &bench.jan, &os, 1).await.unwrap().trashed_at, None);
         let protect = ImageChange { protected: Some(true), ..ImageChange::default() };
         image_change(core, &bench.jan, &os, protect, None).await.unwrap();
