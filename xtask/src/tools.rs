@@ -31,6 +31,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("zstd", "zstd"),
     tool("gzip", "gzip"),
     tool("zip", "zip"),
+    tool("cpio", "cpio"),
     tool("curl", "curl"),
     tool("strace", "strace"),
     tool("linux.uml", "user-mode-linux"),
