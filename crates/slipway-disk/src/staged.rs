@@ -154,7 +154,7 @@ impl Staged {
 }
 
 /// Where `old`, the bytes at `old_at`, and `new`, those at `new_at`, meet, the new ones count.
-fn lay_over(old: &mut [u8], old_at: u64, new: &[u8], new_at: u64) {
+pub(crate) fn lay_over(old: &mut [u8], old_at: u64, new: &[u8], new_at: u64) {
     let (from, to) = (new_at.max(old_at), (new_at + new.len() as u64).min(old_at + old.len() as u64));
     if from < to {
         let piece = &new[(from - new_at) as usize..(to - new_at) as usize];

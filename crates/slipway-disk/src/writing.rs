@@ -6,7 +6,7 @@ use crate::aligned::ReadBuffer;
 use crate::error::DiskError;
 use crate::guard::{Guard, Part, image_guards, parts};
 use crate::open::{Cleanup, Shape};
-use crate::staged::Staged;
+use crate::staged::{Staged, lay_over};
 use crate::target::{Target, TargetFacts, hole_clip};
 use crate::touched::Touched;
 
@@ -317,14 +317,8 @@ impl Writing {
 
 /// Where `bytes`, read at `at`, are guarded, they become what is held.
 fn guards_lay_over(guards: &[Guard], at: u64, bytes: &mut [u8]) {
-    let end = at + bytes.len() as u64;
     for guard in guards.iter().filter(|guard| !guard.stays_zero) {
-        let range = guard.range();
-        let (from, to) = (range.start.max(at), range.end.min(end));
-        if from < to {
-            let held = &guard.held[(from - range.start) as usize..(to - range.start) as usize];
-            bytes[(from - at) as usize..(to - at) as usize].copy_from_slice(held);
-        }
+        lay_over(bytes, at, &guard.held, guard.range().start);
     }
 }
 
