@@ -42,7 +42,7 @@ pub use manifest::{MANIFEST_LEN_MAX, Manifest};
 pub use pack::{PACK_HEADER_LEN, PackReceipt, PackWriter};
 pub use scan::{Fill, Run, Scan, SparseRead, Stream};
 pub use segment::{Extent, SEGMENT_ENCODED_MAX, SEGMENT_EXTENTS_MAX, Segment};
-pub use verified::{Verified, verify};
+pub use verified::{Verified, VerifiedFrame, verify};
 
 /// The alignment of every cut, in bytes. All offsets of chunks and holes are multiples of it.
 pub const BLOCK: usize = 4096;

@@ -17,6 +17,7 @@ mod reader;
 mod seal;
 mod source;
 mod staged;
+mod stream;
 mod sysfs;
 mod target;
 mod touched;

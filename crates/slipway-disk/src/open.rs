@@ -134,7 +134,7 @@ fn finish(opened: Opened, shape: &Shape, access: OFlags, faults: Faults) -> Resu
 }
 
 /// The same inode once more with `O_DIRECT`. `None` where that is refused.
-fn direct_open(path: &Path, file: &File, access: OFlags) -> Option<File> {
+pub(crate) fn direct_open(path: &Path, file: &File, access: OFlags) -> Option<File> {
     let flags = access | OFlags::CLOEXEC | OFlags::DIRECT | OFlags::NOFOLLOW;
     let direct = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
     let (one, other) = (file.metadata().ok()?, direct.metadata().ok()?);

@@ -1,23 +1,23 @@
-//! Files and block devices as sources: read once in order with their holes, or at any place.
+//! Files and block devices as sources: read once in order, a file with its holes, or at any place.
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Advice, Mode, OFlags, SeekFrom, fadvise, fdatasync, ioctl_blksszget, seek};
 use rustix::io::Errno;
 use slipway_chunk::{BLOCK, Fill, SparseRead};
 
-use crate::open::{device_mount, file_mount};
+use crate::faults::Faults;
+use crate::medium::Medium;
+use crate::open::{device_mount, direct_open, file_mount};
+use crate::stream::DeviceStream;
 use crate::sysfs::Dev;
 
-/// Page cache of a device is given back each so many bytes.
-const DROP_EVERY: u64 = 8 << 20;
-
-/// A regular file or block device being read. Implements [`SparseRead`]: holes of a regular file come as holes, and a
-/// source that changed meanwhile ends in an error instead of an end.
+/// A regular file or block device being read. Implements [`SparseRead`]: holes of a regular file come as holes, a device is read ahead, past
+/// the page cache where it allows that, and a source that changed meanwhile ends in an error instead of an end.
 pub struct SparseFile {
     path: PathBuf,
     file: File,
@@ -29,7 +29,8 @@ pub struct SparseFile {
     at: u64,
     /// Up to here is data; what follows is not yet known.
     data_end: u64,
-    dropped: u64,
+    /// A device, once its bytes are asked for in order. Never locked: it lets threads share this for [`SparseFile::read_exact_at`].
+    stream: Mutex<Option<DeviceStream>>,
     /// Whether the file system can tell where data is.
     seeks: bool,
 }
@@ -71,7 +72,7 @@ impl SparseFile {
             mounted_at: None,
             at: 0,
             data_end: 0,
-            dropped: 0,
+            stream: Mutex::new(None),
             seeks: !device,
         };
         if device {
@@ -107,7 +108,7 @@ impl SparseFile {
 
     /// Starts again at the beginning.
     pub fn rewind(&mut self) {
-        (self.at, self.data_end, self.dropped) = (0, 0, 0);
+        (self.at, self.data_end, self.stream) = (0, 0, Mutex::new(None));
     }
 
     /// Reads exactly `buf.len()` bytes at `at`, without moving the position of [`SparseRead::fill`].
@@ -174,10 +175,22 @@ impl SparseFile {
         Ok(None)
     }
 
-    fn cache_drop(&mut self) {
-        if self.stamp.is_none() && self.at - self.dropped >= DROP_EVERY {
-            let _ = fadvise(&self.file, self.dropped, NonZeroU64::new(self.at - self.dropped), Advice::DontNeed);
-            self.dropped = self.at;
+    /// The next bytes of a device.
+    fn device_read(&mut self, sector_size: u32, buf: &mut [u8]) -> io::Result<usize> {
+        let stream = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stream) = stream {
+            return stream.read(buf);
+        }
+        let (file, path) = (self.file.try_clone()?, std::fs::canonicalize(&self.path)?);
+        let direct = direct_open(&path, &file, OFlags::RDONLY);
+        let medium = Medium::new(&path, file, direct, true, self.size, sector_size.into(), Faults::none());
+        stream.insert(DeviceStream::new(medium)?).read(buf)
+    }
+
+    fn next_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.sector_size {
+            Some(sector_size) => self.device_read(sector_size, buf),
+            None => self.file.read_at(buf, self.at),
         }
     }
 }
@@ -197,11 +210,10 @@ impl SparseRead for SparseFile {
         }
         let room = usize::try_from(self.data_end - self.at).unwrap_or(usize::MAX).min(buf.len());
         loop {
-            match self.file.read_at(&mut buf[..room], self.at) {
+            match self.next_read(&mut buf[..room]) {
                 Ok(0) if room > 0 => return Err(self.changed()),
                 Ok(got) => {
                     self.at += got as u64;
-                    self.cache_drop();
                     return Ok(Fill::Data(got));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
@@ -346,16 +346,40 @@ fn root_the_systems_own_disk() {
 #[test]
 #[ignore = "needs root"]
 fn root_devices_as_sources() {
-    let bytes = noise(1, 3 * MIB);
+    fn read(source: &mut SparseFile, step: usize, until: usize) -> Vec<u8> {
+        let (mut got, mut buf) = (Vec::new(), vec![0; step]);
+        while got.len() < until {
+            match source.fill(&mut buf).unwrap() {
+                Fill::Data(len) => got.extend(&buf[..len]),
+                Fill::Hole(len) => panic!("a device has no holes, and here is one of {len} bytes"),
+                Fill::End => break,
+            }
+        }
+        got
+    }
+    // Longer than what is read ahead, and no multiple of it.
+    let bytes = noise(1, 9 * MIB + 4096);
     let device = Loop::over(&bytes, &["--sector-size", "4096"]);
     let mut source = SparseFile::open(&device.device).unwrap();
     assert_eq!((source.size(), source.sector_size()), (bytes.len() as u64, Some(4096)));
-    let mut got: Vec<u8> = Vec::new();
-    let mut buf = vec![0; 1 << 20];
-    while let Fill::Data(len) = source.fill(&mut buf).unwrap() {
-        got.extend(&buf[..len]);
+    for step in [300_000, 1 << 20, 1 << 24] {
+        assert!(read(&mut source, step, usize::MAX) == bytes, "{step}");
+        assert!(matches!(source.fill(&mut [0; 4096]).unwrap(), Fill::End));
+        source.rewind();
+        let some = read(&mut source, step, 3 * MIB);
+        assert!(some == bytes[..some.len()]);
+        source.rewind();
     }
-    assert!(got == bytes);
+    // What was written through the page cache is seen past it.
+    let cached = noise(2, 8192);
+    fs::File::options().write(true).open(&device.device).unwrap().write_all_at(&cached, 5 << 20).unwrap();
+    let got = read(&mut source, 1 << 20, usize::MAX);
+    assert!(got[5 << 20..(5 << 20) + 8192] == cached && got[..5 << 20] == bytes[..5 << 20]);
+    // By another name of it.
+    let folder = tempfile::tempdir().unwrap();
+    symlink(&device.device, folder.path().join("disk")).unwrap();
+    let mut source = SparseFile::open(&folder.path().join("disk")).unwrap();
+    assert!(read(&mut source, 1 << 20, usize::MAX) == got);
 }
 
 #[test]

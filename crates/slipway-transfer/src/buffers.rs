@@ -3,6 +3,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Buffers that wait to be used again; cheap to clone. There are never more than were lent at one time.
 #[derive(Clone, Default)]
@@ -12,7 +13,16 @@ impl Buffers {
     /// One that was used before, or a new one; what it holds means nothing.
     pub(crate) fn lend(&self) -> Lent {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        Lent { bytes, home: self.clone() }
+        Lent { bytes, home: self.clone(), room: None }
+    }
+
+    /// One for which there is `room`, which it takes until it goes back.
+    pub(crate) async fn lend_in(&self, room: &Arc<Semaphore>) -> Lent {
+        // It fails only when somebody closes it, and nobody does.
+        let room = room.clone().acquire_owned().await.ok();
+        let mut lent = self.lend();
+        lent.room = room;
+        lent
     }
 
     /// Frees those that wait.
@@ -32,6 +42,7 @@ impl Buffers {
 pub(crate) struct Lent {
     bytes: Vec<u8>,
     home: Buffers,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Lent {
@@ -60,9 +71,29 @@ impl DerefMut for Lent {
     }
 }
 
+impl AsMut<Vec<u8>> for Lent {
+    fn as_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Buffers;
+    use std::sync::Arc;
+    use tokio::sync::Semaphore;
+
+    #[tokio::test]
+    async fn room_comes_back_with_the_buffer() {
+        let (buffers, room) = (Buffers::default(), Arc::new(Semaphore::new(2)));
+        let one = buffers.lend_in(&room).await;
+        let two = buffers.lend_in(&room).await;
+        assert_eq!(room.available_permits(), 0);
+        drop(one);
+        assert_eq!(room.available_permits(), 1);
+        drop(two.take());
+        assert_eq!(room.available_permits(), 2);
+    }
 
     #[test]
     fn what_comes_back_is_lent_again() {

@@ -7,6 +7,7 @@ use crate::marks::Marks;
 use crate::{Control, RemoteContent, Step, TransferError};
 use slipway_chunk::{ChunkId, is_zero};
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use tokio::runtime::Handle;
 
 /// How many differing ranges are kept to be shown.
@@ -119,11 +120,34 @@ impl Compared {
 
 /// The ids of chunks of zeros by their length: an empty target has nothing else, and hashing all of it would tell nothing new.
 #[derive(Default)]
-struct ZeroIds(HashMap<u32, ChunkId>);
+struct ZeroIds(Mutex<HashMap<u32, ChunkId>>);
 
 impl ZeroIds {
-    fn is_same(&mut self, look: &Look, bytes: &[u8]) -> bool {
-        look.chunk.is_none_or(|id| *self.0.entry(look.len).or_insert_with(|| ChunkId::of(bytes)) == id)
+    fn of(&self, zeros: &[u8]) -> ChunkId {
+        // A chunk has at most 256 KiB, so its length fits.
+        let len = zeros.len() as u32;
+        let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *ids.entry(len).or_insert_with(|| ChunkId::of(zeros))
+    }
+}
+
+/// What a piece of the target is.
+#[derive(Clone, Copy)]
+struct Verdict {
+    /// What the image has there.
+    same: bool,
+    zero: bool,
+}
+
+impl Verdict {
+    fn of(look: &Look, bytes: Option<&[u8]>, zeros: &ZeroIds) -> Self {
+        let zero = bytes.is_none_or(is_zero);
+        let same = match (bytes, &look.chunk) {
+            (_, None) => zero,
+            (Some(bytes), Some(id)) if zero => zeros.of(bytes) == *id,
+            (_, Some(_)) => look.is_same(bytes),
+        };
+        Self { same, zero }
     }
 }
 
@@ -143,23 +167,18 @@ pub(crate) fn target_compare(
         ..Compared::fresh(content)
     };
     let mut meter = control.meter(Step::Compare, Some(content.manifest().size));
-    let mut zeros = ZeroIds::default();
+    let zeros = ZeroIds::default();
     let mut cutter = Cutter::new(content.manifest().params);
     let segments: Vec<usize> = (0..content.segment_count()).collect();
     let mut feed = SegmentFeed::new(content, runtime, control);
     let all = |_: &Look| true;
-    spans_read(target, &mut feed, &segments, all, |look, bytes| {
-        let zero = bytes.is_none_or(is_zero);
-        let same = match bytes {
-            Some(bytes) if zero => zeros.is_same(look, bytes),
-            Some(_) if look.chunk.is_none() => false,
-            Some(_) | None => look.is_same(bytes),
-        };
-        if same {
+    let judge = |look: &Look, bytes: Option<&[u8]>| Verdict::of(look, bytes, &zeros);
+    spans_read(target, &mut feed, &segments, all, judge, |look, bytes, verdict| {
+        if verdict.same {
             found.matches(look);
         } else {
-            found.differs(look, zero);
-            if let (Some(bytes), true) = (bytes, !zero && found.index.has_room()) {
+            found.differs(look, verdict.zero);
+            if let (Some(bytes), true) = (bytes, !verdict.zero && found.index.has_room()) {
                 let index = &mut found.index;
                 cutter.feed(look.at, bytes, &mut |at, bytes| index.passing_add(&ChunkId::of(bytes), at, bytes.len()));
             }

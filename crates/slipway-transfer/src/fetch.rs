@@ -6,7 +6,7 @@ use crate::plan::{FrameJob, Job, Need, Part, Plan};
 use crate::{Caps, Control, RemoteContent, TransferError};
 use futures_util::{StreamExt, stream};
 use slipway_api::{ApiError, BlobRange, Code};
-use slipway_chunk::{DecodedFrame, FormatError, PackId, Segment, Verified};
+use slipway_chunk::{DecodedFrame, FormatError, PackId, Segment, Verified, VerifiedFrame};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 /// Requests whose bytes are decoded at one time.
 const DECODED_AT_ONCE: usize = 2;
-/// Frames that are decoded together and handed on: at most 1 MiB of raw bytes, of which four wait in different places at most.
+/// Frames that are decoded and verified together and handed on: at most 1 MiB of raw bytes, of which four wait in different places at most.
 const BATCH_FRAMES: usize = 4;
 
 /// Some of the frames of a request, as they came.
@@ -24,10 +24,10 @@ struct Batch {
     bytes: Arc<Lent>,
 }
 
-/// What came of a batch: each frame decoded, but no chunk verified yet.
+/// What came of a batch: each frame decoded, and its parts verified in their order.
 pub(crate) struct Arrived {
-    pub(crate) pack: PackId,
-    pub(crate) frames: Vec<(FrameJob, Result<DecodedFrame, FormatError>)>,
+    pack: PackId,
+    frames: Vec<(FrameJob, Result<VerifiedFrame, FormatError>)>,
 }
 
 /// Memory that fetching uses again and again.
@@ -50,6 +50,8 @@ pub(crate) struct Fetched {
 struct Line<'a> {
     /// Requests at once.
     asking: Semaphore,
+    /// Requests whose answer has begun, up to the end of their decoding: each has a buffer.
+    room: Arc<Semaphore>,
     /// A request's bytes are decoded to their end before another's begin, so that its memory is soon free again.
     decoding: Semaphore,
     arrived: &'a mpsc::Sender<Arrived>,
@@ -90,7 +92,9 @@ impl Fetcher {
     ) -> Result<Fetched, TransferError> {
         let connections = self.connections.max(1);
         let (asking, decoding) = (Semaphore::new(connections), Semaphore::new(DECODED_AT_ONCE));
-        let line = Line { asking, decoding, arrived: &arrived };
+        // One of them, at least, waits for its answer to begin.
+        let room = Arc::new(Semaphore::new((connections - 1).max(DECODED_AT_ONCE + 1)));
+        let line = Line { asking, room, decoding, arrived: &arrived };
         // What is being decoded keeps no request from being sent.
         let running =
             jobs.map(|job| async { self.job_fetch(job?, &line).await }).buffer_unordered(connections + DECODED_AT_ONCE);
@@ -131,7 +135,7 @@ impl Fetcher {
 
     async fn job_read_in_turn(&self, job: &Job, line: &Line<'_>) -> Result<Lent, ApiError> {
         let _turn = line.asking.acquire().await;
-        self.job_read(job).await
+        self.job_read(job, || self.pools.wire.lend_in(&line.room)).await
     }
 
     /// Decodes a part of the bytes at a time; ends early when nobody takes it any more.
@@ -164,7 +168,8 @@ impl Fetcher {
     async fn parts_fetch(&self, parts: Vec<Part>) -> Result<Vec<Arrived>, TransferError> {
         let mut list = Vec::new();
         for job in self.parts_plan(parts).await? {
-            let bytes = self.job_read(&job).await?;
+            // Who waits for these keeps others from being decoded, so there may never be room.
+            let bytes = self.job_read(&job, || std::future::ready(self.pools.wire.lend())).await?;
             for batch in batches(job, bytes) {
                 list.push(self.decode(batch).await?);
             }
@@ -172,21 +177,21 @@ impl Fetcher {
         Ok(list)
     }
 
-    async fn job_read(&self, job: &Job) -> Result<Lent, ApiError> {
-        let mut bytes = self.pools.wire.lend();
+    async fn job_read<L: Future<Output = Lent>>(&self, job: &Job, lend: impl Fn() -> L) -> Result<Lent, ApiError> {
         let range = BlobRange { address: &job.address, at: job.at, len: job.len };
-        self.content.client().blob_range_into(&range, &mut bytes).await?;
-        Ok(bytes)
+        self.content.client().blob_range_in(&range, lend).await
     }
 
-    /// Decompresses on a thread of the pool, so that several batches are decoded at once.
+    /// Decompresses and hashes on a thread of the pool, so that several batches are at it at once, and beside who uses them.
     async fn decode(&self, batch: Batch) -> Result<Arrived, TransferError> {
         let (pack, raw) = (batch.pack, self.pools.raw.clone());
         let decoding = tokio::task::spawn_blocking(move || {
             let one = |frame: FrameJob| {
                 let (from, len) = (frame.skip as usize, frame.len as usize);
                 let decoded = DecodedFrame::decode_in(&batch.bytes[from..from + len], raw.lend().take());
-                (frame, decoded)
+                let wanted = frame.parts.iter().map(|part| (part.from, part.len, &part.id));
+                let verified = decoded.map(|decoded| VerifiedFrame::new(decoded, wanted));
+                (frame, verified)
             };
             batch.frames.into_iter().map(one).collect()
         });
@@ -221,16 +226,16 @@ pub(crate) fn needs_layout(why: &ApiError) -> bool {
     }
 }
 
-/// Verifies what arrived and hands each chunk on with its place in the image. A chunk that is not what its id says is reported,
+/// Hands each chunk of what arrived on with its place in the image. A chunk that is not what its id says is reported,
 /// fetched once more by a new layout, and then an error by name.
-pub(crate) fn arrived_verify(
+pub(crate) fn arrived_put(
     arrived: Arrived,
     fetcher: &Fetcher,
     runtime: &Handle,
     put: &mut dyn FnMut(u64, &Verified<'_>) -> Result<(), TransferError>,
 ) -> Result<(), TransferError> {
     let pack = arrived.pack;
-    let bad = frames_verify(arrived, fetcher, put)?;
+    let bad = frames_put(arrived, fetcher, put)?;
     if bad.is_empty() {
         return Ok(());
     }
@@ -243,7 +248,7 @@ pub(crate) fn arrived_verify(
     let list = runtime.block_on(fetcher.control.or_cancelled(refetch))?;
     for again in list {
         let pack = again.pack;
-        if let Some(part) = frames_verify(again, fetcher, put)?.first() {
+        if let Some(part) = frames_put(again, fetcher, put)?.first() {
             runtime.block_on(fetcher.content.finding_report(&part.id, &pack));
             return Err(TransferError::BadChunk { chunk: part.id, content: fetcher.content.name(), pack });
         }
@@ -252,24 +257,24 @@ pub(crate) fn arrived_verify(
 }
 
 /// Gives back the parts that are not what they should be.
-fn frames_verify(
+fn frames_put(
     arrived: Arrived,
     fetcher: &Fetcher,
     put: &mut dyn FnMut(u64, &Verified<'_>) -> Result<(), TransferError>,
 ) -> Result<Vec<Part>, TransferError> {
     let mut bad = Vec::new();
-    for (frame, decoded) in arrived.frames {
-        let Ok(decoded) = decoded else {
+    for (frame, verified) in arrived.frames {
+        let Ok(verified) = verified else {
             bad.extend(frame.parts);
             continue;
         };
-        for part in frame.parts {
-            match decoded.verify(part.from, part.len, &part.id) {
-                Ok(chunk) => part.places().try_for_each(|at| put(at, &chunk))?,
-                Err(_) => bad.push(part),
+        for (n, part) in frame.parts.into_iter().enumerate() {
+            match verified.chunk(n) {
+                Some(chunk) => part.places().try_for_each(|at| put(at, &chunk))?,
+                None => bad.push(part),
             }
         }
-        fetcher.pools.raw.keep(decoded.into_raw());
+        fetcher.pools.raw.keep(verified.into_raw());
     }
     Ok(bad)
 }

@@ -1,4 +1,4 @@
-//! Reading a target along the extents of an image: some threads read, one looks.
+//! Reading a target along the extents of an image: some threads read, as many judge what was read, and one puts it together in order.
 
 use crate::{Control, RemoteContent, TransferError};
 use slipway_chunk::{ChunkId, Extent, FRAME_RAW_MAX, SEGMENT_LEN, Segment, is_zero};
@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 
 /// The most bytes of one read.
 const SPAN_LEN: u64 = 2 << 20;
-/// Reads at once. Five are in memory: for each of these one that is being read and one that waits, and one that is looked at.
+/// Reads at once, each with a thread that judges what it read before. Five spans are in memory: for each of these one that is read and one
+/// that is judged, and one more whose turn it is.
 const READERS: usize = 2;
 /// Holes are looked at in parts of this length: no longer than the longest chunk, and all that is read back because something in it was
 /// written.
@@ -149,36 +150,54 @@ impl Drop for SegmentFeed {
     }
 }
 
-/// One of the threads that read, as the one that looks sees it: what it has read, and where its memory goes back to.
-struct Lane {
-    filled: Receiver<Result<Filled, DiskError>>,
-    back: Sender<ReadBuffer>,
-}
-
 /// A span and its bytes; `None` where a hole of a file says that they are zero.
 struct Filled {
     span: Span,
     bytes: Option<ReadBuffer>,
 }
 
-/// Reads the pieces of `segments` that are `wanted`, and shows each with its bytes (`None`: zeros) to `see`, in order. Several threads read,
-/// and `see` runs on one of its own, so that reads and hashing overlap.
-pub(crate) fn spans_read(
+impl Filled {
+    /// The pieces of the span, each with its bytes.
+    fn looks(&self) -> impl Iterator<Item = (&Look, Option<&[u8]>)> {
+        self.span.looks.iter().map(|look| {
+            let from = (look.at - self.span.at) as usize;
+            (look, self.bytes.as_ref().map(|bytes| &bytes.bytes()[from..from + look.len as usize]))
+        })
+    }
+}
+
+/// What was read, and the verdict on each of its pieces.
+type Judged<V> = Result<(Filled, Vec<V>), DiskError>;
+
+/// A thread that reads and one that judges, as the one that sees knows them: what they have done, and where its memory goes back to.
+struct Lane<V> {
+    judged: Receiver<Judged<V>>,
+    back: Sender<ReadBuffer>,
+}
+
+/// Reads the pieces of `segments` that are `wanted`, has each judged with its bytes (`None`: zeros), and shows it with the verdict to `see`,
+/// in order. Several threads read, as many `judge`, and `see` runs on one of its own, so that reads and hashing overlap.
+pub(crate) fn spans_read<V: Send>(
     target: Readable<'_>,
     feed: &mut SegmentFeed,
     segments: &[usize],
     wanted: impl Fn(&Look) -> bool,
-    see: impl FnMut(&Look, Option<&[u8]>) -> Result<(), TransferError> + Send,
+    judge: impl Fn(&Look, Option<&[u8]>) -> V + Sync,
+    see: impl FnMut(&Look, Option<&[u8]>, V) -> Result<(), TransferError> + Send,
 ) -> Result<(), TransferError> {
+    let judge = &judge;
     std::thread::scope(|scope| {
         let (mut askings, mut lanes) = (Vec::new(), Vec::new());
         for _ in 0..READERS {
             let (asking, asked) = sync_channel::<Span>(1);
-            let (filling, filled) = sync_channel(1);
+            // Handed over, never queued: what waits is memory.
+            let (filling, filled) = sync_channel(0);
+            let (judging, judged) = sync_channel(0);
             let (back, empty) = channel();
             scope.spawn(move || asked_read(target, &asked, &filling, &empty));
+            scope.spawn(move || filled_judge(&filled, judge, &judging));
             askings.push(asking);
-            lanes.push(Lane { filled, back });
+            lanes.push(Lane { judged, back });
         }
         let looking = scope.spawn(move || lanes_see(&lanes, see));
         let asked = spans_ask(feed, segments, wanted, &askings);
@@ -232,19 +251,34 @@ fn span_read(target: Readable<'_>, span: Span, empty: &Receiver<ReadBuffer>) -> 
     Ok(Filled { span, bytes: Some(bytes) })
 }
 
+fn filled_judge<V>(
+    filled: &Receiver<Result<Filled, DiskError>>,
+    judge: impl Fn(&Look, Option<&[u8]>) -> V,
+    judging: &SyncSender<Judged<V>>,
+) {
+    while let Ok(filled) = filled.recv() {
+        let judged = filled.map(|filled| {
+            let verdicts = filled.looks().map(|(look, bytes)| judge(look, bytes)).collect();
+            (filled, verdicts)
+        });
+        if judging.send(judged).is_err() {
+            return;
+        }
+    }
+}
+
 /// Takes from the threads in the same turn, until the one whose turn it is has ended.
-fn lanes_see(
-    lanes: &[Lane],
-    mut see: impl FnMut(&Look, Option<&[u8]>) -> Result<(), TransferError>,
+fn lanes_see<V>(
+    lanes: &[Lane<V>],
+    mut see: impl FnMut(&Look, Option<&[u8]>, V) -> Result<(), TransferError>,
 ) -> Result<(), TransferError> {
     for lane in lanes.iter().cycle() {
-        let Ok(filled) = lane.filled.recv() else { break };
-        let Filled { span, bytes } = filled?;
-        for look in &span.looks {
-            let from = (look.at - span.at) as usize;
-            see(look, bytes.as_ref().map(|bytes| &bytes.bytes()[from..from + look.len as usize]))?;
+        let Ok(judged) = lane.judged.recv() else { break };
+        let (filled, verdicts) = judged?;
+        for ((look, bytes), verdict) in filled.looks().zip(verdicts) {
+            see(look, bytes, verdict)?;
         }
-        if let Some(bytes) = bytes {
+        if let Some(bytes) = filled.bytes {
             // The reader may have ended already.
             let _ = lane.back.send(bytes);
         }

@@ -2,7 +2,7 @@
 
 use crate::ahead::no_place;
 use crate::buffers::{Buffers, Lent};
-use crate::fetch::{Arrived, Fetcher, Pools, arrived_verify};
+use crate::fetch::{Arrived, Fetcher, Pools, arrived_put};
 use crate::flash::{FlashOptions, Flashed, flash};
 use crate::look::{Look, looks};
 use crate::plan::{Job, Need, Plan};
@@ -248,7 +248,7 @@ async fn window_fetch(
     let (runtime, verifier) = (Handle::current(), fetcher.clone());
     let fill = tokio::task::spawn_blocking(move || {
         while let Some(one) = arriving.blocking_recv() {
-            arrived_verify(one, &verifier, &runtime, &mut |place, chunk| {
+            arrived_put(one, &verifier, &runtime, &mut |place, chunk| {
                 let from = (place - at) as usize;
                 data[from..from + chunk.bytes().len()].copy_from_slice(chunk.bytes());
                 Ok(())

@@ -29,7 +29,8 @@ impl Device {
     }
 
     fn over(file: &Path) -> Result<Self> {
-        let said = read(command("losetup").args(["--find", "--show"]).arg(file))?;
+        // As a disk is: nothing of it is kept in this machine's memory, beside what a program's own cached writes and reads keep.
+        let said = read(command("losetup").args(["--direct-io=on", "--find", "--show"]).arg(file))?;
         Ok(Self { file: file.to_owned(), at: PathBuf::from(said.trim()) })
     }
 

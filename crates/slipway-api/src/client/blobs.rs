@@ -21,16 +21,19 @@ impl Client {
     /// A problem with status 403, 404 or 410 means that the address has ended and a new layout helps. A body that is
     /// cut off is fetched again like a connection that broke.
     pub async fn blob_range(&self, range: &BlobRange<'_>) -> Result<Vec<u8>, ApiError> {
-        let mut bytes = Vec::new();
-        self.blob_range_into(range, &mut bytes).await?;
-        Ok(bytes)
+        self.blob_range_in(range, || std::future::ready(Vec::new())).await
     }
 
-    /// As [`blob_range`](Self::blob_range), into memory that was used before, in place of what it holds.
+    /// As [`blob_range`](Self::blob_range), into memory that is lent when the answer begins, in place of what it holds: until then a request
+    /// takes none.
     ///
     /// # Errors
-    /// As [`blob_range`](Self::blob_range); what `into` holds then means nothing.
-    pub async fn blob_range_into(&self, range: &BlobRange<'_>, into: &mut Vec<u8>) -> Result<(), ApiError> {
+    /// As [`blob_range`](Self::blob_range).
+    pub async fn blob_range_in<B, L>(&self, range: &BlobRange<'_>, lend: impl Fn() -> L) -> Result<B, ApiError>
+    where
+        B: AsMut<Vec<u8>>,
+        L: Future<Output = B>,
+    {
         let url = match range.address.starts_with('/') {
             true => self.base_join(range.address)?,
             false => Url::parse(range.address)
@@ -40,20 +43,26 @@ impl Client {
         };
         let mut broken = 0;
         loop {
-            match self.blob_read(url.clone(), range, into).await {
+            match self.blob_read(url.clone(), range, &lend).await {
                 Err(ApiError::Transport { .. }) if broken < 3 => broken += 1,
                 answer => return answer,
             }
         }
     }
 
-    async fn blob_read(&self, url: Url, range: &BlobRange<'_>, body: &mut Vec<u8>) -> Result<(), ApiError> {
+    async fn blob_read<B, L>(&self, url: Url, range: &BlobRange<'_>, lend: impl Fn() -> L) -> Result<B, ApiError>
+    where
+        B: AsMut<Vec<u8>>,
+        L: Future<Output = B>,
+    {
         let (at, len) = (range.at, u64::from(range.len));
         let act = "reading a pack";
         let ask = self.ask_url(Method::GET, act, url, true, false);
         let ask = ask.header("range", byte_range(at, len)).header("accept-encoding", "identity");
         let mut response = self.open(ask).await?;
         range_check(act, &response, at, len)?;
+        let mut lent = lend().await;
+        let body = lent.as_mut();
         body.clear();
         body.reserve_exact(range.len as usize);
         while let Some(part) = part_read(act, &mut response, self.inner.idle).await? {
@@ -63,7 +72,7 @@ impl Client {
             body.extend_from_slice(&part);
         }
         match body.len() as u64 == len {
-            true => Ok(()),
+            true => Ok(lent),
             false => {
                 let reason = format!("the connection ended after {} of {len} bytes", body.len());
                 Err(ApiError::Transport { act: act.to_owned(), reason })
