@@ -68,7 +68,7 @@ const SERVER_HEAPS: u16 = 2;
 fn command_run(command: Command, cx: &Context) -> Result<u8, Failure> {
     // Before there are threads that have heaps of their own.
     match &command {
-        Command::Pull(_) | Command::Flash(_) => slipway_disk::freed_memory_return(1),
+        Command::Push(_) | Command::Pull(_) | Command::Flash(_) => slipway_disk::freed_memory_return(1),
         Command::Serve(_) => slipway_disk::freed_memory_return(SERVER_HEAPS),
         _ => {}
     }

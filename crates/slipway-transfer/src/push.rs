@@ -89,7 +89,7 @@ pub struct Pushed {
 }
 
 /// Makes a version of `source`: reads it once in windows, asks which chunks are missing, sends those, commits. Memory is at most
-/// about 80 MiB, whatever the size of the image. A push that breaks off is simply made again.
+/// about 90 MB, whatever the size of the image. A push that breaks off is simply made again.
 ///
 /// # Errors
 /// [`TransferError::Changed`] when the source changed meanwhile; [`TransferError::NotRepeatable`] when the server lost chunks
