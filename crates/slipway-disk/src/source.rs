@@ -181,7 +181,9 @@ impl SparseFile {
         if let Some(stream) = stream {
             return stream.read(buf);
         }
-        let (file, path) = (self.file.try_clone()?, std::fs::canonicalize(&self.path)?);
+        let file = self.file.try_clone()?;
+        // A path that leads there no more costs the direct reads, not what is open.
+        let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let direct = direct_open(&path, &file, OFlags::RDONLY);
         let medium = Medium::new(&path, file, direct, true, self.size, sector_size.into(), Faults::none());
         stream.insert(DeviceStream::new(medium)?).read(buf)

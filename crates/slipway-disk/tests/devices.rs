@@ -380,6 +380,10 @@ fn root_devices_as_sources() {
     symlink(&device.device, folder.path().join("disk")).unwrap();
     let mut source = SparseFile::open(&folder.path().join("disk")).unwrap();
     assert!(read(&mut source, 1 << 20, usize::MAX) == got);
+    // And when that name has gone since.
+    source.rewind();
+    fs::remove_file(folder.path().join("disk")).unwrap();
+    assert!(read(&mut source, 1 << 20, usize::MAX) == got);
 }
 
 #[test]
