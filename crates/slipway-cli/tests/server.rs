@@ -87,6 +87,17 @@ fn a_hangup_ends_no_server() {
 }
 
 #[test]
+fn a_signal_right_after_the_start_is_heard() {
+    for _ in 0..20 {
+        let house = House::start_with(Place::new(), &[]);
+        house.signal("HUP");
+        house.said_wait("without TLS");
+        assert_eq!(house.stop("INT"), 0);
+        assert_eq!(House::start_with(Place::new(), &[]).stop("TERM"), 0);
+    }
+}
+
+#[test]
 fn data_is_printed_as_asked() {
     let house = House::start();
     for name in ["me/a", "me/b"] {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use slipway_store::{Blobs, Faults, S3Config, Store, StoreConfig};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -74,6 +74,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     tls: Option<Tls>,
+    hangups: Signal,
     patience: Patience,
     stop_limit: Duration,
     connections_max: usize,
@@ -83,10 +84,17 @@ pub struct Server {
 
 /// Runs a server until `shutdown` is ready or its store is poisoned. Says on standard error when it is ready, and where.
 pub async fn serve(options: ServeOptions, shutdown: impl Future<Output = ()>) -> Result<ExitReason> {
-    // Taken from the first moment on: untaken, a SIGHUP would end the process.
-    let _hangups = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
-    let server = Server::start(&options, ServeTrial::default()).await?;
-    server.greet(&options).await?;
+    let mut shutdown = std::pin::pin!(shutdown);
+    let starting = async {
+        let server = Server::start(&options, ServeTrial::default()).await?;
+        server.greet(&options).await?;
+        anyhow::Ok(server)
+    };
+    let server = tokio::select! {
+        started = starting => started?,
+        // Nothing was answered yet, and whatever was begun is tidied up by the next start.
+        () = &mut shutdown => return Ok(ExitReason::Asked),
+    };
     server.run(shutdown).await
 }
 
@@ -94,6 +102,8 @@ impl Server {
     /// Opens everything and binds the address.
     pub async fn start(options: &ServeOptions, trial: ServeTrial) -> Result<Self> {
         options.check()?;
+        // Taken from the first moment on: untaken, a SIGHUP would end the process, and taken late it would be missed.
+        let hangups = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
         // Whoever was first has chosen the provider for the whole process; it is the same one everywhere.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         folder_make(&options.data)?;
@@ -129,7 +139,7 @@ impl Server {
         });
         let stop_limit = Duration::from_secs(options.stop_seconds);
         let connections_max = options.connections_max;
-        Ok(Self { core, site, listener, address, tls, patience, stop_limit, connections_max, stop, works })
+        Ok(Self { core, site, listener, address, tls, hangups, patience, stop_limit, connections_max, stop, works })
     }
 
     /// Where it listens.
@@ -180,7 +190,7 @@ impl Server {
             tracker: connections.clone(),
         };
         let accepting = tokio::spawn(connections_accept(self.listener, door));
-        let reloading = tokio::spawn(certificates_reload(self.tls.clone(), self.stop.clone()));
+        let reloading = tokio::spawn(certificates_reload(self.hangups, self.tls.clone(), self.stop.clone()));
         let reason = tokio::select! {
             () = shutdown => ExitReason::Asked,
             () = poison_wait(&self.core) => ExitReason::Poisoned,
@@ -222,8 +232,7 @@ async fn poison_wait(core: &Core) {
 }
 
 /// SIGHUP loads the certificate anew; a server without one goes on as before.
-async fn certificates_reload(tls: Option<Tls>, stop: CancellationToken) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+async fn certificates_reload(mut hangups: Signal, tls: Option<Tls>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

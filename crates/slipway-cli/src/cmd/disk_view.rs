@@ -80,13 +80,14 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     follower.refresh().await?;
     let files = Files::new(catalogue.clone(), readers, follower.clone(), access);
     let allow_other = args.allow_other || args.group.is_some();
+    let asked = crate::signals::stop_asked();
     let (mut mounted, kernel) = Mounted::mount(&path, files, allow_other)?;
     follower.kernel_set(kernel);
     let following = tokio::spawn(follower.run());
     let told = ready_say(&args, &client, &path, catalogue.counts().0);
     let ended = match told {
         Ok(()) => tokio::select! {
-            () = crate::signals::stop_asked() => None,
+            () = asked => None,
             ended = mounted.ended() => Some(ended),
         },
         Err(_) => None,

@@ -73,9 +73,9 @@ pub(crate) async fn run(args: Args, cx: &Context, client: &NodeClient) -> Result
     }
     let stop = Arc::new(AtomicBool::new(false));
     let hearing = {
-        let (stop, cx) = (stop.clone(), cx.clone());
+        let (stop, cx, asked) = (stop.clone(), cx.clone(), crate::signals::stop_asked());
         tokio::spawn(async move {
-            crate::signals::stop_asked().await;
+            asked.await;
             stop.store(true, Ordering::Relaxed);
             cx.note("Ending after this step; what was made goes again.");
         })
