@@ -69,13 +69,18 @@ impl Bench {
         flash(&content, target, &options, control).await
     }
 
-    /// Whether every question is answered or taken back.
+    /// Whether every question is answered or taken back. One that was on its way at the end may still arrive, once.
     async fn comes_to_rest(&self) -> bool {
+        let mut late = false;
         for _ in 0..100 {
             if self.origin.kept().lists_open == 0 {
                 let before = self.origin.kept().seen.len();
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                return self.origin.kept().seen.len() == before;
+                let calm = self.origin.kept().seen.len() == before;
+                if calm || late {
+                    return calm;
+                }
+                late = true;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -118,9 +123,13 @@ async fn an_error_in_a_list_ends_it() {
     let bench = Bench::new().await;
     for index in [0, 5, SEGMENTS - 1] {
         bench.origin.kept().layout_refused = Some(index);
+        bench.origin.kept().seen.clear();
         let why = bench.flash(Faults::none(), &Control::quiet()).await.unwrap_err();
         assert_eq!(why.exit_code(), 3, "{index}: {why}");
         assert!(bench.comes_to_rest().await, "{index}");
+        let kept = bench.origin.kept();
+        let asked = kept.seen.iter().filter(|seen| matches!(seen, Seen::LayoutAsked(_))).count();
+        assert!(index > 0 || asked < SEGMENTS, "{asked} asked for after the first was refused");
     }
 }
 
