@@ -65,10 +65,10 @@ enum Ahead {
     End,
 }
 
-const BUFFER: usize = 4 << 20;
+const BUFFER: usize = 1 << 20;
 
 /// Walks an image from front to back and cuts it; the runs cover it without gap. A run never crosses a segment's border.
-/// Memory is one buffer of 4 MiB. The runs of data depend on the image and the parameters only, not on how the source hands out its bytes.
+/// Memory is one buffer of 1 MiB. The runs of data depend on the image and the parameters only, not on how the source hands out its bytes.
 pub struct Scan<S: SparseRead> {
     source: S,
     params: ChunkerParams,
