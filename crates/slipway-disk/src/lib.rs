@@ -5,7 +5,9 @@
 //! [`Writing`], which keeps an interrupted target from booting: see [`Writing::seal`]. What is only to be compared is
 //! opened with [`target_open_to_read`], which refuses less and cannot write.
 
+mod ahead;
 mod aligned;
+mod behind;
 mod error;
 mod faults;
 mod guard;
@@ -13,6 +15,7 @@ mod ioctl;
 mod medium;
 mod memory;
 mod open;
+mod port;
 mod reader;
 mod seal;
 mod source;
@@ -23,6 +26,7 @@ mod target;
 mod touched;
 mod writing;
 
+pub use ahead::ReadAhead;
 pub use aligned::ReadBuffer;
 pub use error::{DiskError, TargetError};
 pub use faults::{Fault, Faults, Op};

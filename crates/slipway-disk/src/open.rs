@@ -15,6 +15,7 @@ use slipway_format::gpt::backup_header_matches;
 use crate::error::TargetError;
 use crate::faults::Faults;
 use crate::medium::Medium;
+use crate::port::Port;
 use crate::reader::TargetReader;
 use crate::sysfs::{Dev, Tree};
 use crate::target::{Target, TargetFacts, TargetKind};
@@ -111,7 +112,7 @@ fn finish(opened: Opened, shape: &Shape, access: OFlags, faults: Faults) -> Resu
     let device = kind == TargetKind::Device;
     let direct = direct_open(&path, &file, access);
     let align = if device { u64::from(shape.sector_size) } else { 4096 };
-    let mut medium = Medium::new(&path, file, direct, device, size, align, faults);
+    let mut medium = Medium::new(Port::new(&path, file, direct, device, size, align, faults));
     let sector = u64::from(shape.sector_size);
     // The last sector matters only where it is not the image's own.
     let last = (size / sector).saturating_sub(1) * sector;

@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use slipway_chunk::{BLOCK, Fill, SparseRead};
 
 use crate::faults::Faults;
-use crate::medium::Medium;
 use crate::open::{device_mount, direct_open, file_mount};
+use crate::port::Port;
 use crate::stream::DeviceStream;
 use crate::sysfs::Dev;
 
@@ -185,8 +185,8 @@ impl SparseFile {
         // A path that leads there no more costs the direct reads, not what is open.
         let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let direct = direct_open(&path, &file, OFlags::RDONLY);
-        let medium = Medium::new(&path, file, direct, true, self.size, sector_size.into(), Faults::none());
-        stream.insert(DeviceStream::new(medium)?).read(buf)
+        let port = Port::new(&path, file, direct, true, self.size, sector_size.into(), Faults::none());
+        stream.insert(DeviceStream::new(port)?).read(buf)
     }
 
     fn next_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {

@@ -2,34 +2,43 @@
 //! read and write in turn, cost a spinning disk a rotation each and a fast one most of its speed.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::ahead::ReadAhead;
 use crate::aligned::{Aligned, ReadBuffer};
+use crate::behind::Behind;
 use crate::error::DiskError;
 use crate::medium::Medium;
 
 /// Neighbouring writes are collected up to so many bytes.
-const PENDING_MAX: usize = 1 << 20;
-/// Reads of old bytes that follow each other fetch so many at once.
-const AHEAD_LEN: u64 = 1 << 20;
+const PENDING_MAX: usize = 512 << 10;
+/// Reads of old bytes that follow each other fetch at most so many at once.
+const AHEAD_MAX: u64 = 1 << 20;
+/// Places that are read at once, ahead of who asks: each of some 32 KiB.
+const READERS: usize = 4;
 
 pub(crate) struct Staged {
+    /// What was collected and is on its way; before `medium`, which is closed when nothing writes any more.
+    behind: Mutex<Behind>,
     medium: Medium,
-    /// Written, not yet given to the medium.
+    /// Written, not yet on its way.
     pending_at: u64,
     pending: Aligned,
     pending_len: usize,
     /// What the medium holds (or will, with `pending`) at `ahead_at`.
     ahead_at: u64,
     ahead: ReadBuffer,
-    /// Where the last read of old bytes ended.
-    follows: u64,
+    /// Where the reads of old bytes that followed each other began, and where the last one ended.
+    row: Range<u64>,
 }
 
 impl Staged {
     pub(crate) fn new(medium: Medium) -> Staged {
         let (pending, ahead) = (Aligned::empty(), ReadBuffer::new());
-        Staged { medium, pending_at: 0, pending, pending_len: 0, ahead_at: 0, ahead, follows: 0 }
+        let behind = Mutex::new(Behind::new(medium.port()));
+        Staged { behind, medium, pending_at: 0, pending, pending_len: 0, ahead_at: 0, ahead, row: 0..0 }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -45,7 +54,7 @@ impl Staged {
     }
 
     pub(crate) fn punch_align(&self) -> u64 {
-        self.medium.punch_align()
+        self.medium.align()
     }
 
     pub(crate) fn range_check(&self, at: u64, len: u64, size: u64) -> Result<(), DiskError> {
@@ -56,7 +65,7 @@ impl Staged {
         self.medium.data_next(at)
     }
 
-    /// Reads from the medium itself: what is still collected is written first.
+    /// Reads from the medium itself: what is still collected or on its way there is written first.
     pub(crate) fn read(&mut self, at: u64, len: usize) -> Result<&mut [u8], DiskError> {
         self.pending_settle(at, len as u64)?;
         self.medium.read(at, len)
@@ -64,22 +73,32 @@ impl Staged {
 
     /// As [`Staged::read`], for several threads at once: what is still collected stays so, and is laid over what was read.
     pub(crate) fn read_into(&self, at: u64, len: usize, into: &mut ReadBuffer) -> Result<(), DiskError> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner).settle(at..at.saturating_add(len as u64))?;
         self.medium.read_into(at, len, into)?;
         lay_over(into.bytes_mut(), at, &self.pending[..self.pending_len], self.pending_at);
         Ok(())
+    }
+
+    /// See [`ReadAhead`]; what is collected or on its way is not laid over it.
+    pub(crate) fn read_ahead(&self, places: Arc<[(u64, u32)]>) -> Result<ReadAhead, DiskError> {
+        let place = move |n: usize| places.get(n).map(|&(at, len)| (at, len as usize));
+        let port = self.medium.port();
+        ReadAhead::new(&port, READERS, place).map_err(|source| port.io("starting threads to read", 0, source))
     }
 
     /// Reads what the range holds, to compare with it: possibly from memory, never for a read-back.
     pub(crate) fn read_old(&mut self, at: u64, len: usize) -> Result<&mut [u8], DiskError> {
         self.medium.range_check(at, len as u64, self.medium.len())?;
         let end = at + len as u64;
-        let follows = std::mem::replace(&mut self.follows, end) == at;
+        let follows = self.row.end == at;
+        self.row = if follows { self.row.start } else { at }..end;
         let known = self.ahead_at <= at && end <= self.ahead_end();
         if !known {
-            if !follows || len as u64 >= AHEAD_LEN {
+            if !follows || len as u64 >= AHEAD_MAX {
                 return self.read(at, len);
             }
-            let step = AHEAD_LEN.min(self.medium.len() - at);
+            // The longer the row, the surer that it goes on.
+            let step = (end - self.row.start).min(AHEAD_MAX).min(self.medium.len() - at);
             self.pending_settle(at, step)?;
             self.medium.read_into(at, step as usize, &mut self.ahead)?;
             self.ahead_at = at;
@@ -102,6 +121,7 @@ impl Staged {
             self.pending_at = at;
         }
         if self.pending_len == 0 && bytes.len() >= PENDING_MAX {
+            self.settle()?;
             return self.medium.write(at, bytes);
         }
         if self.pending_len == 0 {
@@ -114,42 +134,66 @@ impl Staged {
     }
 
     pub(crate) fn zeros_write(&mut self, at: u64, len: u64) -> Result<(), DiskError> {
-        self.pending_write()?;
+        self.settle()?;
         self.ahead.clear();
         self.medium.zeros_write(at, len)
     }
 
     pub(crate) fn punch(&mut self, at: u64, len: u64) -> Result<bool, DiskError> {
-        self.pending_write()?;
+        self.settle()?;
         self.ahead.clear();
         self.medium.punch(at, len)
     }
 
     pub(crate) fn flush(&mut self) -> Result<(), DiskError> {
-        self.pending_write()?;
+        self.settle()?;
         self.medium.flush()
     }
 
-    /// See [`Medium::zeros_try`]; what was collected is dropped.
+    /// See [`Medium::zeros_try`]; what was collected is dropped, and what came of it before is forgotten.
     pub(crate) fn zeros_try(&mut self, at: u64, len: u64) {
         self.pending_len = 0;
+        self.behind().forget();
         self.ahead.clear();
         self.medium.zeros_try(at, len);
     }
 
+    fn behind(&mut self) -> &mut Behind {
+        self.behind.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to write what was collected.
     fn pending_write(&mut self) -> Result<(), DiskError> {
-        if self.pending_len == 0 {
+        let (at, len) = (self.pending_at, self.pending_len);
+        if len == 0 {
             return Ok(());
         }
-        self.medium.write(self.pending_at, &self.pending[..self.pending_len])?;
-        self.pending_len = 0;
+        if self.medium.is_aligned(at, len as u64) {
+            self.medium.write_check(at, len as u64)?;
+            self.pending_len = 0;
+            let full = std::mem::replace(&mut self.pending, Aligned::empty());
+            self.pending = self.behind().write(at, full, len)?;
+        } else {
+            self.behind().settle(0..u64::MAX)?;
+            self.medium.write(at, &self.pending[..len])?;
+            self.pending_len = 0;
+        }
         Ok(())
     }
 
-    /// Before the range is read: what is collected for it must be there.
+    /// Everything that was written is on the medium.
+    fn settle(&mut self) -> Result<(), DiskError> {
+        self.pending_write()?;
+        self.behind().settle(0..u64::MAX)
+    }
+
+    /// Before the range is read: what was written to it must be there.
     fn pending_settle(&mut self, at: u64, len: u64) -> Result<(), DiskError> {
-        let end = self.pending_at + self.pending_len as u64;
-        if self.pending_at < at.saturating_add(len) && at < end { self.pending_write() } else { Ok(()) }
+        let (end, pending_end) = (at.saturating_add(len), self.pending_at + self.pending_len as u64);
+        if self.pending_at < end && at < pending_end {
+            self.pending_write()?;
+        }
+        self.behind().settle(at..end)
     }
 }
 
@@ -171,16 +215,20 @@ mod tests {
 
     use super::*;
     use crate::faults::Faults;
+    use crate::port::Port;
 
     /// A medium over a fresh file, past the page cache or through it, in units of `align`.
     fn medium(content: &[u8], direct: bool, align: u64) -> (tempfile::NamedTempFile, Medium) {
+        medium_with(content, direct, align, Faults::none())
+    }
+
+    fn medium_with(content: &[u8], direct: bool, align: u64, faults: Faults) -> (tempfile::NamedTempFile, Medium) {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().write_all_at(content, 0).unwrap();
         let open = |flags| OpenOptions::new().read(true).write(true).custom_flags(flags).open(file.path());
         let direct = direct.then(|| open(rustix::fs::OFlags::DIRECT.bits() as i32).unwrap());
-        let medium =
-            Medium::new(file.path(), open(0).unwrap(), direct, false, content.len() as u64, align, Faults::none());
-        (file, medium)
+        let port = Port::new(file.path(), open(0).unwrap(), direct, false, content.len() as u64, align, faults);
+        (file, Medium::new(port))
     }
 
     #[test]
@@ -212,18 +260,64 @@ mod tests {
 
     #[test]
     fn neighbours_are_written_together() {
-        let faults = Faults::nth(u64::MAX, crate::Fault::Error);
-        let (file, _) = medium(&vec![7; 3 << 20], false, 4096);
-        let open = OpenOptions::new().read(true).write(true).open(file.path()).unwrap();
-        let mut staged = Staged::new(Medium::new(file.path(), open, None, false, 3 << 20, 4096, faults.clone()));
-        for at in (0..2 << 20).step_by(32 << 10) {
-            assert!(staged.read_old(at, 32 << 10).unwrap().iter().all(|byte| *byte == 7));
-            staged.write(at, &[9; 32 << 10]).unwrap();
+        for direct in [false, true] {
+            let faults = Faults::nth(u64::MAX, crate::Fault::Error);
+            let (_file, medium) = medium_with(&vec![7; 3 << 20], direct, 4096, faults.clone());
+            let mut staged = Staged::new(medium);
+            for at in (0..2 << 20).step_by(32 << 10) {
+                assert!(staged.read_old(at, 32 << 10).unwrap().iter().all(|byte| *byte == 7));
+                staged.write(at, &[9; 32 << 10]).unwrap();
+            }
+            staged.flush().unwrap();
+            let count = |op| faults.log().into_iter().filter(|seen| *seen == op).count();
+            assert_eq!((count(crate::Op::Read), count(crate::Op::Write)), (7, 4));
+            assert!(staged.read(0, 2 << 20).unwrap().iter().all(|byte| *byte == 9));
         }
-        staged.flush().unwrap();
-        let count = |op| faults.log().into_iter().filter(|seen| *seen == op).count();
-        assert_eq!((count(crate::Op::Read), count(crate::Op::Write)), (2, 2));
-        assert!(staged.read(0, 2 << 20).unwrap().iter().all(|byte| *byte == 9));
+    }
+
+    #[test]
+    fn a_failed_write_is_told_from_then_on() {
+        let (file, medium) =
+            medium_with(&vec![7; 4 << 20], true, 4096, Faults::nth_of(crate::Op::Write, 1, crate::Fault::NoSpace));
+        let mut staged = Staged::new(medium);
+        let second = PENDING_MAX as u64;
+        let failed = |result: Result<(), DiskError>| match result {
+            Err(DiskError::Io { act: "writing", at, source, .. }) => {
+                at == second && source.kind() == std::io::ErrorKind::StorageFull
+            }
+            _ => false,
+        };
+        for at in (0..3 * second).step_by(PENDING_MAX / 4) {
+            let told = staged.write(at, &vec![9; PENDING_MAX / 4]);
+            assert!(told.is_ok() || (at > second && failed(told)));
+        }
+        assert!(failed(staged.flush()));
+        assert!(failed(staged.flush()));
+        assert!(failed(staged.read_into(3 << 20, 4096, &mut ReadBuffer::new())));
+        assert!(failed(staged.zeros_write(0, 4096)));
+        assert!(failed(staged.read(0, 4096).map(drop)));
+        staged.zeros_try(0, 4096);
+        assert!(matches!(staged.flush(), Err(DiskError::Poisoned(_))));
+        let left = std::fs::read(file.path()).unwrap();
+        assert!(left[..4096] == [0; 4096] && left[4096..PENDING_MAX].iter().all(|byte| *byte == 9));
+        assert!(left[PENDING_MAX..2 * PENDING_MAX].iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn nothing_is_written_after_the_drop() {
+        for _ in 0..20 {
+            let (file, medium) = medium(&vec![7; 4 << 20], true, 4096);
+            let mut staged = Staged::new(medium);
+            for at in (0..2 << 20).step_by(PENDING_MAX / 4) {
+                staged.write(at, &vec![9; PENDING_MAX / 4]).unwrap();
+            }
+            drop(staged);
+            let at_once = std::fs::read(file.path()).unwrap();
+            // What was still collected is not missed: nobody was told that it is there.
+            assert!(at_once[..(2 << 20) - PENDING_MAX].iter().all(|byte| *byte == 9));
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            assert!(std::fs::read(file.path()).unwrap() == at_once);
+        }
     }
 
     proptest! {
@@ -233,6 +327,7 @@ mod tests {
             size in 1_usize..2_500_000,
             direct in any::<bool>(),
             small in any::<bool>(),
+            whole in any::<bool>(),
             steps in proptest::collection::vec((0_u8..8, 0_usize..2_500_000, 0_usize..300_000, any::<u8>()), 1..30),
         ) {
             let (file, medium) = medium(&vec![3; size], direct, if small { 512 } else { 4096 });
@@ -243,6 +338,9 @@ mod tests {
                 // Half of the steps go on where the last one ended.
                 let at = if at % 2 == 0 { next } else { at } % size;
                 let end = (at + len).min(size);
+                // Whole blocks go to threads of their own.
+                let (at, end) = if whole { (at - at % 4096, end - end % 4096) } else { (at, end) };
+                let end = end.max(at);
                 next = end;
                 let len = end - at;
                 match kind {

@@ -2,6 +2,7 @@
 
 use slipway_chunk::{BLOCK, Verified, is_zero};
 
+use crate::ahead::ReadAhead;
 use crate::aligned::ReadBuffer;
 use crate::error::DiskError;
 use crate::guard::{Guard, Part, image_guards, parts};
@@ -108,6 +109,28 @@ impl Writing {
         self.medium.read_into(at, len, into)?;
         guards_lay_over(&self.guards, at, into.bytes_mut());
         Ok(())
+    }
+
+    /// Begins to read these places, each as `(at, len)`, in order and with threads of their own, while others are written. Until
+    /// [`Writing::next_read`] has given a place nobody may write to it: what was read might be the bytes before or after.
+    ///
+    /// # Errors
+    /// [`DiskError::Io`] when there are no threads for it.
+    pub fn read_ahead(&self, places: Vec<(u64, u32)>) -> Result<ReadAhead, DiskError> {
+        self.medium.read_ahead(places.into())
+    }
+
+    /// The next of those places as [`Writing::read`] would give it; it must be the one at `at`.
+    ///
+    /// # Errors
+    /// As [`Writing::read`]; also when there is none any more.
+    pub fn next_read<'a>(&self, ahead: &'a mut ReadAhead, at: u64) -> Result<&'a [u8], DiskError> {
+        if !ahead.advance()? {
+            let source = std::io::ErrorKind::UnexpectedEof.into();
+            return Err(DiskError::Io { act: "reading", path: self.medium.path().to_owned(), at, source });
+        }
+        guards_lay_over(&self.guards, at, ahead.bytes());
+        Ok(ahead.bytes())
     }
 
     /// When `at` lies in a hole of a regular file: how many bytes from there are zeros for certain, within the image.

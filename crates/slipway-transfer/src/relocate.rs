@@ -7,8 +7,8 @@ use crate::marks::Marks;
 use crate::moves::{Move, Op, moves_order};
 use crate::{Event, Step, TransferError};
 use slipway_chunk::verify;
-use slipway_disk::{ReadBuffer, Target, Writing};
-use std::collections::HashMap;
+use slipway_disk::{Target, Writing};
+use std::collections::{HashMap, HashSet};
 
 impl Flash {
     /// Which differing chunks lie elsewhere on the target.
@@ -63,7 +63,9 @@ impl Flash {
         }
         let mut meter = self.control().meter(Step::Move, Some(planned));
         let mut held: HashMap<u64, Vec<u8>> = HashMap::new();
-        let (mut moved, mut buffer) = (0, ReadBuffer::new());
+        // No source is written to before it was copied, so it may be read as early as one likes.
+        let mut ahead = writing.read_ahead(sources(&ops, &moves))?;
+        let mut moved = 0;
         for op in &ops {
             match *op {
                 Op::Hold { from, len } => drop(held.insert(from, writing.read(from, len as usize)?.to_vec())),
@@ -72,10 +74,7 @@ impl Flash {
                     let one = &moves[n as usize];
                     let bytes = match held.get(&one.from) {
                         Some(bytes) => bytes,
-                        None => {
-                            writing.read_into(one.from, one.len as usize, &mut buffer)?;
-                            buffer.bytes()
-                        }
+                        None => writing.next_read(&mut ahead, one.from)?,
                     };
                     // The index knows only a part of the id, and the target may have read differently; then it is fetched.
                     if let Ok(chunk) = verify(bytes, &one.id) {
@@ -89,4 +88,22 @@ impl Flash {
         }
         Ok((writing, marks, moved, lacking.saturating_sub(moved)))
     }
+}
+
+/// The places that are copied from the target and not from memory, in order.
+fn sources(ops: &[Op], moves: &[Move]) -> Vec<(u64, u32)> {
+    let (mut held, mut sources) = (HashSet::new(), Vec::new());
+    for op in ops {
+        match *op {
+            Op::Hold { from, .. } => drop(held.insert(from)),
+            Op::Release { from } => drop(held.remove(&from)),
+            Op::Copy(n) => {
+                let Move { from, len, .. } = moves[n as usize];
+                if !held.contains(&from) {
+                    sources.push((from, len));
+                }
+            }
+        }
+    }
+    sources
 }
