@@ -199,6 +199,34 @@ fn guarded_ranges_read_as_they_will_be() {
     assert!(read(&path) == expected);
 }
 
+#[test]
+fn places_are_read_ahead_while_others_are_written() {
+    let (_folder, path) = scratch();
+    let old = noise(1, 4 * MIB);
+    fs::write(&path, &old).unwrap();
+    let mut writing = target_open(&path, &shape(old.len() as u64), &PLAIN, Faults::none()).unwrap().writing().unwrap();
+    // Odd ones, one of them twice; the first three touch what is guarded.
+    let odd = 2 * MIB as u64 + 7;
+    let places = [(0, 5000), (1000, 1), (MIB as u64 - 10, 4096), (odd, 100), (3 * MIB as u64, 40_000), (odd, 100)];
+    let mut ahead = writing.read_ahead(places.to_vec()).unwrap();
+    let new = noise(2, 8192);
+    let verified = verify(&new, &ChunkId::of(&new)).unwrap();
+    for (n, &(at, len)) in places.iter().enumerate() {
+        writing.chunk_write((3 * MIB / 2 + n * 8192) as u64, &verified).unwrap();
+        let was = &old[at as usize..at as usize + len as usize];
+        assert!(writing.next_read(&mut ahead, at).unwrap() == was, "{len} bytes at {at}");
+    }
+    let end = writing.next_read(&mut ahead, 0).unwrap_err();
+    assert!(matches!(end, DiskError::Io { source, .. } if source.kind() == std::io::ErrorKind::UnexpectedEof));
+
+    let outside = 5 * MIB as u64;
+    let mut ahead = writing.read_ahead(vec![(0, 10), (outside, 10), (20, 10)]).unwrap();
+    assert!(writing.next_read(&mut ahead, 0).unwrap() == &old[..10]);
+    let why = writing.next_read(&mut ahead, outside).unwrap_err();
+    assert!(matches!(why, DiskError::OutOfRange { at, .. } if at == outside));
+    assert!(writing.next_read(&mut ahead, 20).is_err(), "nothing comes after a failure");
+}
+
 /// What was written without reading the zeros first is the same, to the byte and to the count; so is what is read into memory that
 /// was used before.
 #[test]
