@@ -1,8 +1,8 @@
 //! The test command: gates, then tests, then the programs as a whole.
 
-use crate::run::{cargo, is_root, run};
+use crate::run::{cargo, is_root, run, top};
 use crate::{ceph, demo, dist, docs, ignored, layers, licences, postgres, sizes, tools};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use std::process::Command;
 use std::time::Instant;
@@ -28,6 +28,7 @@ fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
 
 /// Runs all of it; the first failure ends it.
 pub(crate) fn test_run(args: &TestArgs) -> Result<()> {
+    place_check(args)?;
     tools::tools_need(tools::TEST_TOOLS)?;
     if args.all {
         tools::tools_need(tools::ALL_TOOLS)?;
@@ -42,6 +43,17 @@ pub(crate) fn test_run(args: &TestArgs) -> Result<()> {
     if !is_root() {
         println!("ignored: every test that needs root (loop devices, mounts); run as root for all");
     }
+    Ok(())
+}
+
+/// Guests see this machine's files, but for a /tmp of their own.
+fn place_check(args: &TestArgs) -> Result<()> {
+    let place = top();
+    ensure!(
+        args.gates || !is_root() || !place.starts_with("/tmp"),
+        "{} lies below /tmp, where the guests of the tests do not see it: run it in a checkout elsewhere",
+        place.display()
+    );
     Ok(())
 }
 
