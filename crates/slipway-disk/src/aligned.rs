@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 /// What every disk accepts: the largest logical sector in use, and the page size.
 pub(crate) const ALIGN: usize = 4096;
 /// A buffer that has to grow becomes a multiple of this.
-const GROWS_BY: usize = 256 << 10;
+const GROWS_BY: usize = 128 << 10;
 /// Longer than half of it, it becomes a multiple of this, and lies in huge pages where the kernel has some: a direct transfer pins every
 /// page of its memory, which is most of what the processor does for it.
 const HUGE: usize = 2 << 20;

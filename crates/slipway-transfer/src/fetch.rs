@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, mpsc};
 
 /// Requests whose bytes are decoded at one time.
 const DECODED_AT_ONCE: usize = 2;
-/// Frames that are decoded and verified together and handed on: at most 1 MiB of raw bytes, of which four wait in different places at most.
-const BATCH_FRAMES: usize = 4;
+/// Frames that are decoded and verified together and handed on: at most 768 KiB of raw bytes, of which four wait in different places at most.
+const BATCH_FRAMES: usize = 3;
 
 /// Some of the frames of a request, as they came.
 struct Batch {
