@@ -8,6 +8,10 @@ use slipway_chunk::BLOCK;
 /// The first MiB: boot record, primary partition table, boot loader, and the superblock of a bare file system.
 pub(crate) const FIRST_LEN: u64 = 1 << 20;
 
+/// Of it, the bytes without which nobody finds a system: boot record and GPT header (sector 1, also with sectors of
+/// 4 KiB), and ext4's, FAT's and xfs's superblock. They are made zero before all else, and written last of all.
+pub(crate) const FIRST_BYTES: u64 = 8 << 10;
+
 /// Where an image has what invariant 5 of the design guards: its first MiB, and the block or two that hold its last
 /// full sector, where its own backup GPT header lies if it has one. A backup header elsewhere in the image (one that
 /// was grown afterwards) is reached by neither firmware nor kernel once the primary is gone.

@@ -12,10 +12,6 @@ use crate::guard::Guard;
 use crate::ioctl;
 use crate::writing::Writing;
 
-/// These first bytes go last of all: boot record and GPT header (sector 1, also with sectors of 4 KiB), and
-/// ext4's, FAT's and xfs's superblock.
-const LAST_LEN: usize = 8 << 10;
-
 /// What a finished flash did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
@@ -61,7 +57,7 @@ impl Writing {
 
     /// All guarded ranges but the first bytes, then the first bytes.
     fn guards_write(&mut self) -> Result<(), DiskError> {
-        let last_len = self.guards.first().map_or(0, |first| first.held.len().min(LAST_LEN));
+        let last_len = self.first_len() as usize;
         let mut rest = Vec::new();
         for (n, guard) in self.guards.iter().enumerate().filter(|(_, guard)| !guard.stays_zero) {
             rest.push((n, if n == 0 { last_len } else { 0 }, guard.held.len()));

@@ -1,11 +1,13 @@
 //! Writing to a target: only what differs, and nothing that could boot before everything else is there.
 
+use std::ops::Range;
+
 use slipway_chunk::{BLOCK, Verified, is_zero};
 
 use crate::ahead::ReadAhead;
 use crate::aligned::ReadBuffer;
 use crate::error::DiskError;
-use crate::guard::{Guard, Part, image_guards, parts};
+use crate::guard::{FIRST_BYTES, Guard, Part, image_guards, parts};
 use crate::open::{Cleanup, Shape};
 use crate::staged::{Staged, lay_over};
 use crate::target::{Target, TargetFacts, hole_clip};
@@ -312,17 +314,32 @@ impl Writing {
         self.medium.zeros_write(to, end - to)
     }
 
-    /// Before the first write to anything else, the guarded ranges become zero, durably: from here until the
-    /// end of `seal` no firmware and no kernel finds a system here.
+    /// Before the first write to anything else, the guarded ranges become zero, durably, [the first bytes](Writing::first_len)
+    /// before the others: from here until the end of `seal` no firmware and no kernel finds a system here, and until
+    /// then it finds the old one, whole.
     pub(crate) fn disarm(&mut self) -> Result<(), DiskError> {
         if self.disarmed {
             return Ok(());
         }
         self.cleanup.written();
+        let first = 0..self.first_len();
+        let others = self.guards.iter().map(|guard| guard.range().start.max(first.end)..guard.range().end);
+        let others: Vec<_> = others.filter(|range| !range.is_empty()).collect();
+        self.make_zero(&[first])?;
+        self.make_zero(&others)?;
+        self.disarmed = true;
+        Ok(())
+    }
+
+    /// What is written last of all, and made zero before all: see [`FIRST_BYTES`].
+    pub(crate) fn first_len(&self) -> u64 {
+        self.guards.first().map_or(0, |first| first.range().end.min(FIRST_BYTES))
+    }
+
+    fn make_zero(&mut self, ranges: &[Range<u64>]) -> Result<(), DiskError> {
         let mut wrote = false;
-        for guard in &self.guards {
+        for range in ranges {
             // What the target holds now; it is zero already in a fresh file, and after an interrupted flash.
-            let range = guard.range();
             let len = range.end - range.start;
             if !is_zero(self.medium.read(range.start, len as usize)?) {
                 self.medium.zeros_write(range.start, len)?;
@@ -333,7 +350,6 @@ impl Writing {
             self.medium.flush()?;
             self.flushes += 1;
         }
-        self.disarmed = true;
         Ok(())
     }
 }
