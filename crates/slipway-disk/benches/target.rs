@@ -6,7 +6,7 @@
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use slipway_chunk::{BLOCK, ChunkId, verify};
-use slipway_disk::{Faults, ReadBuffer, Shape, Target, TargetOptions, Writing, target_open};
+use slipway_disk::{Faults, ReadBuffer, Shape, Target, TargetOptions, Writing, prints, target_open};
 use tempfile::NamedTempFile;
 
 const MIB: usize = 1 << 20;
@@ -55,7 +55,12 @@ fn read(bencher: Bencher<'_, '_>, span: usize) {
 }
 
 /// Writes every chunk of `new` and ends, on a target that holds `old` each time.
-fn write(bencher: Bencher<'_, '_>, old: &[u8], new: &[u8], put: fn(&mut Writing, u64, &slipway_chunk::Verified<'_>)) {
+fn write(
+    bencher: Bencher<'_, '_>,
+    old: &[u8],
+    new: &[u8],
+    put: impl Fn(&mut Writing, u64, &slipway_chunk::Verified<'_>),
+) {
     let ids: Vec<ChunkId> = new.chunks(CHUNK).map(ChunkId::of).collect();
     let begin = || {
         let file = holding(old);
@@ -101,6 +106,19 @@ fn write_all(bencher: Bencher<'_, '_>) {
 fn write_on_zeros(bencher: Bencher<'_, '_>) {
     write(bencher, &vec![0; SIZE], &noise(2, SIZE), |writing, at, chunk| {
         writing.chunk_write_on_zeros(at, chunk).unwrap();
+    });
+}
+
+/// One block in sixteen differs, and the hashes of what is there are known.
+#[divan::bench(sample_count = 20)]
+fn write_some_on_prints(bencher: Bencher<'_, '_>) {
+    let old = noise(1, SIZE);
+    let mut new = old.clone();
+    new.chunks_mut(BLOCK).step_by(16).for_each(|block| block.fill(7));
+    let prints: Vec<_> = prints(0, &old).collect();
+    write(bencher, &old, &new, |writing, at, chunk| {
+        let first = at as usize / BLOCK;
+        writing.chunk_write_on_prints(at, chunk, &prints[first..first + CHUNK / BLOCK]).unwrap();
     });
 }
 

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use slipway_chunk::{BLOCK, Verified, is_zero};
+use slipway_chunk::{Verified, is_zero};
 
 use crate::ahead::ReadAhead;
 use crate::aligned::ReadBuffer;
 use crate::error::DiskError;
 use crate::guard::{FIRST_BYTES, Guard, Part, image_guards, parts};
 use crate::open::{Cleanup, Shape};
+use crate::prints::{Print, blocks, print};
 use crate::staged::{Staged, lay_over};
 use crate::target::{Target, TargetFacts, hole_clip};
 use crate::touched::Touched;
@@ -173,6 +174,19 @@ impl Writing {
         let bytes = chunk.bytes();
         self.medium.range_check(at, bytes.len() as u64, self.shape.size)?;
         let differing = runs(at, bytes.len(), |from, to| !is_zero(&bytes[from..to]));
+        self.runs_put(at, bytes, &differing)
+    }
+
+    /// As [`Writing::chunk_write`], for a range whose [`prints`](crate::prints()) the caller has taken and that nobody wrote to since: it
+    /// is not read again.
+    ///
+    /// # Errors
+    /// As [`Writing::chunk_write`].
+    pub fn chunk_write_on_prints(&mut self, at: u64, chunk: &Verified<'_>, old: &[Print]) -> Result<u64, DiskError> {
+        let bytes = chunk.bytes();
+        self.medium.range_check(at, bytes.len() as u64, self.shape.size)?;
+        let mut old = old.iter();
+        let differing = runs(at, bytes.len(), |from, to| old.next() != Some(&print(&bytes[from..to])));
         self.runs_put(at, bytes, &differing)
     }
 
@@ -362,18 +376,15 @@ fn guards_lay_over(guards: &[Guard], at: u64, bytes: &mut [u8]) {
 }
 
 /// The runs `from..to` of blocks for which `differs`, in bytes from `at`. Blocks are those of the image.
-fn runs(at: u64, len: usize, differs: impl Fn(usize, usize) -> bool) -> Vec<(usize, usize)> {
+fn runs(at: u64, len: usize, mut differs: impl FnMut(usize, usize) -> bool) -> Vec<(usize, usize)> {
     let mut found: Vec<(usize, usize)> = Vec::new();
-    let mut from = 0;
-    while from < len {
-        let to = (from + BLOCK - ((at + from as u64) % BLOCK as u64) as usize).min(len);
+    for (from, to) in blocks(at, len) {
         if differs(from, to) {
             match found.last_mut() {
                 Some(last) if last.1 == from => last.1 = to,
                 _ => found.push((from, to)),
             }
         }
-        from = to;
     }
     found
 }

@@ -230,14 +230,20 @@ fn places_are_read_ahead_while_others_are_written() {
 /// What was written without reading the zeros first is the same, to the byte and to the count; so is what is read into memory that
 /// was used before.
 #[test]
-fn zeros_need_not_be_read_before() {
+fn what_is_known_need_not_be_read_before() {
+    let zeros = vec![0; 3 * MIB];
     let mut image = noise(3, 3 * MIB);
     for at in [5 * 4096, MIB + 4096, 2 * MIB + 3 * 4096] {
         image[at..at + 4096].fill(0);
     }
-    let put = |on_zeros: bool| {
+    // In the second half of the old bytes every other block is the image's.
+    let mut old = noise(4, 3 * MIB);
+    for at in (3 * MIB / 2..3 * MIB).step_by(2 * 4096) {
+        old[at..at + 4096].copy_from_slice(&image[at..at + 4096]);
+    }
+    let put = |old: &[u8], known: bool| {
         let (_folder, path) = scratch();
-        fs::write(&path, vec![0; image.len()]).unwrap();
+        fs::write(&path, old).unwrap();
         let faults = Faults::nth(u64::MAX, slipway_disk::Fault::Error);
         let target = target_open(&path, &shape(image.len() as u64), &PLAIN, faults.clone()).unwrap();
         let mut writing = target.writing().unwrap();
@@ -246,9 +252,12 @@ fn zeros_need_not_be_read_before() {
         let before = reads();
         for (n, bytes) in image.chunks(32 << 10).enumerate() {
             let (at, chunk) = ((n * (32 << 10)) as u64, verify(bytes, &ChunkId::of(bytes)).unwrap());
-            written += match on_zeros {
-                true => writing.chunk_write_on_zeros(at, &chunk),
-                false => writing.chunk_write(at, &chunk),
+            let there = &old[at as usize..][..bytes.len()];
+            let prints: Vec<_> = slipway_disk::prints(at, there).collect();
+            written += match (known, there == &zeros[..there.len()]) {
+                (true, true) => writing.chunk_write_on_zeros(at, &chunk),
+                (true, false) => writing.chunk_write_on_prints(at, &chunk, &prints),
+                (false, _) => writing.chunk_write(at, &chunk),
             }
             .unwrap();
         }
@@ -262,11 +271,24 @@ fn zeros_need_not_be_read_before() {
         assert!(read(&path) == image);
         (written, sealed.written, reads)
     };
-    let (compared, on_zeros) = (put(false), put(true));
-    assert_eq!(compared.0, (image.len() - 3 * 4096) as u64);
-    assert_eq!((compared.0, compared.1), (on_zeros.0, on_zeros.1));
-    // The guarded ranges are looked at before the first write, and nothing else.
-    assert!(on_zeros.2 <= 2 && compared.2 > on_zeros.2, "{compared:?} {on_zeros:?}");
+    let differing = [image.len() - 3 * 4096, image.len() * 3 / 4];
+    for (old, differing) in [&zeros, &old].into_iter().zip(differing) {
+        let (compared, known) = (put(old, false), put(old, true));
+        assert_eq!(compared.0, differing as u64);
+        assert_eq!((compared.0, compared.1), (known.0, known.1));
+        // The guarded ranges are looked at before the first write, and nothing else.
+        assert!(known.2 <= 3 && compared.2 > 10, "{compared:?} {known:?}");
+    }
+    // A chunk that ends within a block. Prints that are too few, or of something else, say that everything differs.
+    let bytes = &image[..32_100];
+    let (_folder, path) = scratch();
+    fs::write(&path, &image).unwrap();
+    let mut writing =
+        target_open(&path, &shape(image.len() as u64), &PLAIN, Faults::none()).unwrap().writing().unwrap();
+    let chunk = verify(bytes, &ChunkId::of(bytes)).unwrap();
+    let prints: Vec<_> = slipway_disk::prints(0, bytes).collect();
+    let mut put = |prints: &[slipway_disk::Print]| writing.chunk_write_on_prints(0, &chunk, prints).unwrap();
+    assert_eq!((put(&prints), put(&prints[..3]), put(&prints[1..])), (0, 32_100 - 3 * 4096, 32_100));
 }
 
 #[test]

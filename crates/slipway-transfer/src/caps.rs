@@ -6,6 +6,9 @@ pub struct Caps {
     pub index: usize,
     /// Chunks that are copied within the target; about 120 bytes each.
     pub moves: usize,
+    /// Blocks of 4 KiB of what will be overwritten whose hashes are remembered, so that it is not read again; 16 bytes each, and as much
+    /// for each chunk of them.
+    pub prints: usize,
     /// Bytes that are held while the place they came from is overwritten.
     pub held: u64,
     /// Chunks whose places are gathered before they are fetched, so that a frame with chunks of many segments comes once; about
@@ -24,6 +27,7 @@ impl Default for Caps {
         Self {
             index: 600_000,
             moves: 150_000,
+            prints: 262_144,
             held: 16 << 20,
             needs: 100_000,
             gap: 64 << 10,

@@ -1,12 +1,14 @@
 //! What of an image is already on a target: at its place, or elsewhere.
 
-use crate::blank::Blank;
 use crate::index::{Cutter, TargetIndex};
+use crate::known::Known;
 use crate::look::{Look, Readable, SegmentFeed, spans_read};
 use crate::marks::Marks;
-use crate::{Control, RemoteContent, Step, TransferError};
-use slipway_chunk::{ChunkId, is_zero};
+use crate::{Caps, Control, RemoteContent, Step, TransferError};
+use slipway_chunk::{BLOCK, ChunkId, is_zero};
+use slipway_disk::{Print, prints};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::runtime::Handle;
 
@@ -28,8 +30,7 @@ pub struct Range {
 pub(crate) struct Compared {
     pub(crate) marks: Marks,
     pub(crate) index: TargetIndex,
-    /// Where the target is zero and the image, mostly, is not.
-    pub(crate) blank: Blank,
+    pub(crate) known: Known,
     /// Bytes of chunks that are in their place.
     pub(crate) matched: u64,
     /// Bytes of chunks that are not.
@@ -61,7 +62,7 @@ impl Compared {
         Self {
             marks,
             index,
-            blank: Blank::all(),
+            known: Known::blank(),
             matched: 0,
             lacking,
             unzero: 0,
@@ -80,16 +81,17 @@ impl Compared {
         self.start == Start::Cleared && self.matched > 0
     }
 
-    fn differs(&mut self, look: &Look, zero: bool) {
+    fn differs(&mut self, look: &Look, verdict: &Verdict) {
         let len = u64::from(look.len);
         self.marks.set(look.segment, look.extent);
         match look.chunk {
             Some(_) => self.lacking += len,
             None => self.unzero += len,
         }
-        if zero {
-            self.blank.add(look.at, len);
+        if verdict.zero {
+            self.known.blank.add(look.at, len);
         }
+        self.known.printed.add(look.at, &verdict.prints);
         let room = self.ranges.len() < RANGES_MAX;
         match self.ranges.last_mut() {
             Some(last) if last.at + last.len == look.at => last.len += len,
@@ -97,7 +99,7 @@ impl Compared {
             _ => self.ranges_more = true,
         }
         if look.at < START_LEN && self.start != Start::Filled {
-            self.start = match zero {
+            self.start = match verdict.zero {
                 true => Start::Cleared,
                 false => Start::Filled,
             };
@@ -107,7 +109,7 @@ impl Compared {
     fn matches(&mut self, look: &Look) {
         let Some(id) = &look.chunk else {
             // A hole between two blank chunks makes one range of them.
-            self.blank.extend(look.at, u64::from(look.len));
+            self.known.blank.extend(look.at, u64::from(look.len));
             return;
         };
         self.matched += u64::from(look.len);
@@ -131,53 +133,71 @@ impl ZeroIds {
     }
 }
 
+/// Prints that may still be taken.
+struct Room(AtomicUsize);
+
+impl Room {
+    fn take(&self, prints: usize) -> bool {
+        let less = |left: usize| left.checked_sub(prints);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+}
+
 /// What a piece of the target is.
-#[derive(Clone, Copy)]
 struct Verdict {
     /// What the image has there.
     same: bool,
     zero: bool,
+    /// Of a chunk's place that holds something else, while there is room.
+    prints: Vec<Print>,
 }
 
 impl Verdict {
-    fn of(look: &Look, bytes: Option<&[u8]>, zeros: &ZeroIds) -> Self {
+    fn of(look: &Look, bytes: Option<&[u8]>, zeros: &ZeroIds, room: &Room) -> Self {
         let zero = bytes.is_none_or(is_zero);
         let same = match (bytes, &look.chunk) {
             (_, None) => zero,
             (Some(bytes), Some(id)) if zero => zeros.of(bytes) == *id,
             (_, Some(_)) => look.is_same(bytes),
         };
-        Self { same, zero }
+        let prints = match bytes {
+            // Two ends that are no whole blocks, at most.
+            Some(bytes) if !same && !zero && look.chunk.is_some() && room.take(bytes.len() / BLOCK + 2) => {
+                prints(look.at, bytes).collect()
+            }
+            _ => Vec::new(),
+        };
+        Self { same, zero, prints }
     }
 }
 
-/// Reads the target once and compares it with the image; remembers up to `index` chunks of it. For a thread that may wait.
+/// Reads the target once and compares it with the image; remembers of it what `caps` allow. For a thread that may wait.
 pub(crate) fn target_compare(
     target: Readable<'_>,
     content: &RemoteContent,
-    index: usize,
+    caps: &Caps,
     runtime: &Handle,
     control: &Control,
 ) -> Result<Compared, TransferError> {
     let mut found = Compared {
         marks: Marks::same(content.segment_count()),
-        index: TargetIndex::new(index),
-        blank: Blank::default(),
+        index: TargetIndex::new(caps.index),
+        known: Known::default(),
         lacking: 0,
         ..Compared::fresh(content)
     };
     let mut meter = control.meter(Step::Compare, Some(content.manifest().size));
-    let zeros = ZeroIds::default();
+    let (zeros, room) = (ZeroIds::default(), Room(AtomicUsize::new(caps.prints)));
     let mut cutter = Cutter::new(content.manifest().params);
     let segments: Vec<usize> = (0..content.segment_count()).collect();
     let mut feed = SegmentFeed::new(content, runtime, control);
     let all = |_: &Look| true;
-    let judge = |look: &Look, bytes: Option<&[u8]>| Verdict::of(look, bytes, &zeros);
+    let judge = |look: &Look, bytes: Option<&[u8]>| Verdict::of(look, bytes, &zeros, &room);
     spans_read(target, &mut feed, &segments, all, judge, |look, bytes, verdict| {
         if verdict.same {
             found.matches(look);
         } else {
-            found.differs(look, verdict.zero);
+            found.differs(look, &verdict);
             if let (Some(bytes), true) = (bytes, !verdict.zero && found.index.has_room()) {
                 let index = &mut found.index;
                 cutter.feed(look.at, bytes, &mut |at, bytes| index.passing_add(&ChunkId::of(bytes), at, bytes.len()));

@@ -1,11 +1,12 @@
 //! Flash: make a target hold exactly the bytes of a version, fetching and writing only what it lacks.
 
-use crate::blank::Blank;
 use crate::compare::{Compared, target_compare};
 use crate::fetch::{Arrived, Fetched, Fetcher, Pools, arrived_put};
+use crate::known::Known;
 use crate::look::{Look, Readable, SegmentFeed, looks, spans_read};
 use crate::marks::Marks;
 use crate::plan::Need;
+use crate::relocate::Moved;
 use crate::{Caps, Control, Event, RemoteContent, Step, TransferError};
 use slipway_chunk::{Extent, SEGMENT_LEN, Segment};
 use slipway_disk::{Sealed, Target, Writing};
@@ -94,7 +95,7 @@ pub async fn flash(
     }
     let flash = Flash { fetcher, runtime, options: *options };
 
-    let (target, mut compared) = flash.clone().blocking(move |flash| flash.compare(target)).await?;
+    let (target, compared) = flash.clone().blocking(move |flash| flash.compare(target)).await?;
     let mut done = Flashed {
         size: content.manifest().size,
         matched_bytes: compared.matched,
@@ -107,12 +108,11 @@ pub async fn flash(
         done.unchanged = true;
         return Ok(done);
     }
-    let blank = std::mem::take(&mut compared.blank);
-    let (writing, marks, moved, lacking) =
+    let Moved { writing, marks, known, moved, lacking } =
         flash.clone().blocking(move |flash| flash.moves_run(target, compared)).await?;
     done.moved_bytes = moved;
     let marks = Arc::new(marks);
-    let (writing, fetched) = flash.fetch(writing, marks.clone(), blank, lacking).await?;
+    let (writing, fetched) = flash.fetch(writing, marks.clone(), known, lacking).await?;
     done.fetched_bytes = fetched.bytes;
     done.requests = fetched.requests;
     let finish = move |flash: Flash| flash.finish(writing, &marks);
@@ -151,8 +151,8 @@ impl Flash {
         if target.facts().fresh {
             return Ok((target, Compared::fresh(content)));
         }
-        let index = self.options.caps.index;
-        let compared = target_compare(Readable::Target(&target), content, index, &self.runtime, self.control())?;
+        let (target_now, caps) = (Readable::Target(&target), &self.options.caps);
+        let compared = target_compare(target_now, content, caps, &self.runtime, self.control())?;
         Ok((target, compared))
     }
 
@@ -161,7 +161,7 @@ impl Flash {
         &self,
         writing: Writing,
         marks: Arc<Marks>,
-        blank: Blank,
+        known: Known,
         lacking: u64,
     ) -> Result<(Writing, Fetched), TransferError> {
         let segments = marks.segments();
@@ -169,7 +169,7 @@ impl Flash {
             return Ok((writing, Fetched::default()));
         }
         let (arrived, arriving) = mpsc::channel(1);
-        let write = self.clone().blocking(move |flash| flash.write(writing, arriving, &blank, lacking));
+        let write = self.clone().blocking(move |flash| flash.write(writing, arriving, &known, lacking));
         let needs = move |index: usize, segment: &Segment| {
             let lacks = looks(index, segment).filter(|look| marks.get(index, look.extent));
             lacks.filter_map(|look| Some(Need { id: look.chunk?, len: look.len, at: look.at })).collect()
@@ -185,16 +185,13 @@ impl Flash {
         &self,
         mut writing: Writing,
         mut arriving: mpsc::Receiver<Arrived>,
-        blank: &Blank,
+        known: &Known,
         lacking: u64,
     ) -> Result<Writing, TransferError> {
         let mut meter = self.control().meter(Step::Fetch, Some(lacking));
         while let Some(arrived) = arriving.blocking_recv() {
             arrived_put(arrived, &self.fetcher, &self.runtime, &mut |at, chunk| {
-                match blank.covers(at, chunk.bytes().len() as u64) {
-                    true => writing.chunk_write_on_zeros(at, chunk)?,
-                    false => writing.chunk_write(at, chunk)?,
-                };
+                known.chunk_write(&mut writing, at, chunk)?;
                 meter.add(chunk.bytes().len() as u64)
             })?;
         }

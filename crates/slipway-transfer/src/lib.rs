@@ -16,6 +16,7 @@ mod fetch;
 mod flash;
 mod frames;
 mod index;
+mod known;
 mod look;
 mod marks;
 mod moves;

@@ -2,6 +2,7 @@
 
 use crate::compare::Compared;
 use crate::flash::Flash;
+use crate::known::Known;
 use crate::look::{SegmentFeed, looks};
 use crate::marks::Marks;
 use crate::moves::{Move, Op, moves_order};
@@ -9,6 +10,18 @@ use crate::{Event, Step, TransferError};
 use slipway_chunk::verify;
 use slipway_disk::{Target, Writing};
 use std::collections::{HashMap, HashSet};
+
+/// A target to which everything was copied that lay elsewhere on it.
+pub(crate) struct Moved {
+    pub(crate) writing: Writing,
+    /// What is still lacking.
+    pub(crate) marks: Marks,
+    pub(crate) known: Known,
+    /// Bytes that were copied.
+    pub(crate) moved: u64,
+    /// Bytes that are still lacking.
+    pub(crate) lacking: u64,
+}
 
 impl Flash {
     /// Which differing chunks lie elsewhere on the target.
@@ -32,17 +45,13 @@ impl Flash {
         Ok(moves)
     }
 
-    /// Copies what lies elsewhere; gives the marks of what is still lacking and the bytes moved and lacking.
-    pub(crate) fn moves_run(
-        &self,
-        target: Target,
-        compared: Compared,
-    ) -> Result<(Writing, Marks, u64, u64), TransferError> {
+    /// Copies what lies elsewhere.
+    pub(crate) fn moves_run(&self, target: Target, compared: Compared) -> Result<Moved, TransferError> {
         let moves = match target.facts().fresh {
             true => Vec::new(),
             false => self.moves_plan(&compared)?,
         };
-        let Compared { mut marks, lacking, matched, unzero, index, .. } = compared;
+        let Compared { mut marks, lacking, matched, unzero, index, mut known, .. } = compared;
         // What is done with the moves takes as much memory again.
         drop(index);
         let ops = moves_order(&moves, self.options.caps.held);
@@ -59,13 +68,13 @@ impl Flash {
         });
         let mut writing = target.writing()?;
         if ops.is_empty() {
-            return Ok((writing, marks, 0, lacking));
+            return Ok(Moved { writing, marks, known, moved: 0, lacking });
         }
         let mut meter = self.control().meter(Step::Move, Some(planned));
         let mut held: HashMap<u64, Vec<u8>> = HashMap::new();
         // No source is written to before it was copied, so it may be read as early as one likes.
         let mut ahead = writing.read_ahead(sources(&ops, &moves))?;
-        let mut moved = 0;
+        let (mut moved, mut done) = (0, vec![false; moves.len()]);
         for op in &ops {
             match *op {
                 Op::Hold { from, len } => drop(held.insert(from, writing.read(from, len as usize)?.to_vec())),
@@ -78,7 +87,8 @@ impl Flash {
                     };
                     // The index knows only a part of the id, and the target may have read differently; then it is fetched.
                     if let Ok(chunk) = verify(bytes, &one.id) {
-                        writing.chunk_write(one.to, &chunk)?;
+                        known.chunk_write(&mut writing, one.to, &chunk)?;
+                        done[n as usize] = true;
                         marks.clear(one.segment as usize, one.extent as usize);
                         moved += u64::from(one.len);
                     }
@@ -86,7 +96,9 @@ impl Flash {
                 }
             }
         }
-        Ok((writing, marks, moved, lacking.saturating_sub(moved)))
+        let is_done = |at| moves.binary_search_by_key(&at, |one| one.to).is_ok_and(|n| done[n]);
+        known.printed.retain(|at| !is_done(at));
+        Ok(Moved { writing, marks, known, moved, lacking: lacking.saturating_sub(moved) })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::compare::{Range, target_compare};
 use crate::look::Readable;
-use crate::{Control, RemoteContent, TransferError};
+use crate::{Caps, Control, RemoteContent, TransferError};
 use slipway_disk::TargetReader;
 use tokio::runtime::Handle;
 
@@ -35,8 +35,10 @@ pub async fn target_verify(
     control: &Control,
 ) -> Result<Checked, TransferError> {
     let (content, control, runtime) = (content.clone(), control.clone(), Handle::current());
+    // What differs is only counted.
+    let nothing = Caps { index: 0, prints: 0, ..Caps::default() };
     let compare = move || {
-        let found = target_compare(Readable::Reader(&target), &content, 0, &runtime, &control)?;
+        let found = target_compare(Readable::Reader(&target), &content, &nothing, &runtime, &control)?;
         Ok(Checked {
             same: found.is_same(),
             size: content.manifest().size,

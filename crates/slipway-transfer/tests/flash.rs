@@ -95,10 +95,11 @@ async fn any_target_becomes_the_image_whatever_the_bounds() {
         let path = bench.target_file(&old);
         let caps = match seed % 4 {
             0 => Caps::default(),
-            1 => Caps { index: 0, moves: 0, held: 0, ..Caps::default() },
+            1 => Caps { index: 0, moves: 0, held: 0, prints: 0, ..Caps::default() },
             _ => Caps {
                 index: chance.below(300) as usize,
                 moves: chance.below(300) as usize,
+                prints: chance.below(1000) as usize,
                 held: chance.below(1 << 20),
                 gap: chance.below(10_000) as u32,
                 range: chance.below(600_000) as u32,
