@@ -133,7 +133,7 @@ impl ZeroIds {
     }
 }
 
-/// Prints that may still be taken.
+/// How many prints may still be taken.
 struct Room(AtomicUsize);
 
 impl Room {
@@ -160,9 +160,9 @@ impl Verdict {
             (Some(bytes), Some(id)) if zero => zeros.of(bytes) == *id,
             (_, Some(_)) => look.is_same(bytes),
         };
+        let blocks = (look.at as usize % BLOCK + look.len as usize).div_ceil(BLOCK);
         let prints = match bytes {
-            // Two ends that are no whole blocks, at most.
-            Some(bytes) if !same && !zero && look.chunk.is_some() && room.take(bytes.len() / BLOCK + 2) => {
+            Some(bytes) if !same && !zero && look.chunk.is_some() && room.take(blocks) => {
                 prints(look.at, bytes).collect()
             }
             _ => Vec::new(),
