@@ -74,7 +74,7 @@ impl Flash {
         let mut held: HashMap<u64, Vec<u8>> = HashMap::new();
         // No source is written to before it was copied, so it may be read as early as one likes.
         let mut ahead = writing.read_ahead(sources(&ops, &moves))?;
-        let (mut moved, mut done) = (0, vec![false; moves.len()]);
+        let mut moved = 0;
         for op in &ops {
             match *op {
                 Op::Hold { from, len } => drop(held.insert(from, writing.read(from, len as usize)?.to_vec())),
@@ -88,7 +88,6 @@ impl Flash {
                     // The index knows only a part of the id, and the target may have read differently; then it is fetched.
                     if let Ok(chunk) = verify(bytes, &one.id) {
                         known.chunk_write(&mut writing, one.to, &chunk)?;
-                        done[n as usize] = true;
                         marks.clear(one.segment as usize, one.extent as usize);
                         moved += u64::from(one.len);
                     }
@@ -96,8 +95,9 @@ impl Flash {
                 }
             }
         }
-        let is_done = |at| moves.binary_search_by_key(&at, |one| one.to).is_ok_and(|n| done[n]);
-        known.printed.retain(|at| !is_done(at));
+        let lacks = |one: &Move| marks.get(one.segment as usize, one.extent as usize);
+        // A place that no move leads to is still to be fetched to.
+        known.printed.retain(|at| moves.binary_search_by_key(&at, |one| one.to).map_or(true, |n| lacks(&moves[n])));
         Ok(Moved { writing, marks, known, moved, lacking: lacking.saturating_sub(moved) })
     }
 }
